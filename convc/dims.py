@@ -137,8 +137,12 @@ class Dim:
         parts: list[str] = []
         for monomial, factor in self.terms:
             sign, size = ("-" if factor < 0 else "+"), abs(factor)
-            names = [str(a) for a in monomial]
-            body = "*".join(([str(size)] if size != 1 or not names else []) + names)
+            factors = [str(size)] if size != 1 or not monomial else []
+            for atom in monomial:
+                # `*` and `//` bind alike, from the left: a quotient is bare only where no sign or factor precedes it.
+                bare = isinstance(atom, str) or (not factors and (bool(parts) or sign == "+"))
+                factors.append(str(atom) if bare else f"({atom})")
+            body = "*".join(factors)
             parts.append(f" {sign} {body}" if parts else ("-" if factor < 0 else "") + body)
         return "".join(parts)
 
@@ -209,8 +213,8 @@ def parse_size(text: str) -> Size:
             inner = total(depth + 1)
             if take() == ")":
                 return inner
-        elif token == "-":
-            return -atom(depth)
+        elif token == "-" and depth < 50:
+            return -atom(depth + 1)
         elif token.isdigit():
             return int(token)
         elif token and (token[0].isalpha() or token[0] == "_"):

@@ -47,6 +47,7 @@ def _is_int(value: object) -> bool:
 KINDS: dict[str, Callable[[object], bool]] = {
     "int": _is_int,
     "ints": lambda v: isinstance(v, tuple) and all(map(_is_int, v)),
+    "size": _is_size,
     "sizes": lambda v: isinstance(v, tuple) and all(map(_is_size, v)),
     "float": lambda v: isinstance(v, float),
     "floats": lambda v: isinstance(v, tuple) and all(isinstance(x, float) for x in v),
@@ -136,7 +137,8 @@ class Operator:
         needed = sum(not s.endswith(("?", "*")) for s in self.slots)
         if count < needed or (count > len(self.slots) and not self.variadic):
             raise ModelError(
-                f"{self.name} got {count} inputs, expects {needed} to {'any number' if self.variadic else len(self.slots)}",
+                f"{self.name} got {count} inputs, "
+                f"expects {needed} to {'any number' if self.variadic else len(self.slots)}",
                 hint=f"its inputs are {', '.join(self.slots) or 'none'}",
             )
 

@@ -190,10 +190,14 @@ def broadcast_shapes(*shapes: Shape) -> Shape:
     return tuple(result)
 
 
-def window_size(size: Size, kernel: int, stride: int, before: int, after: int, dilation: int, ceil: bool = False) -> Size:
+def window_size(
+    size: Size, kernel: int, stride: int, before: int, after: int, dilation: int, ceil: bool = False
+) -> Size:
     """Output length of a sliding window: floor or ceil of (size + padding - extent) / stride, plus 1.
 
-    With `ceil`, a last window that would start beyond the input and its leading padding is dropped (as in PyTorch and ONNX).
+    With `ceil`, a last window that would start beyond the input and its leading padding is dropped (as in PyTorch and
+    ONNX). Only a stride longer than what the trailing padding leaves of the extent can bring one about; then windows
+    start wherever there is input.
     """
     extent = dilation * (kernel - 1) + 1
     span = size + (before + after - extent)
@@ -204,10 +208,9 @@ def window_size(size: Size, kernel: int, stride: int, before: int, after: int, d
         )
     if not ceil:
         return span // stride + 1
-    count = (span + (stride - 1)) // stride + 1
-    if isinstance(count, int) and isinstance(size, int) and (count - 1) * stride >= size + before:
-        count -= 1
-    return count
+    if after + stride > extent:
+        return (size + (before - 1)) // stride + 1
+    return (span + (stride - 1)) // stride + 1
 
 
 def transposed_size(size: Size, kernel: int, stride: int, before: int, after: int, dilation: int, extra: int) -> Size:

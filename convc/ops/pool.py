@@ -65,7 +65,8 @@ def _count(size: int, out: int, axis: int, attrs: Attrs) -> Array:
     )  # fmt: skip
     if not attrs["count_include_pad"]:
         before = after = 0
-    return ((positions >= -before) & (positions < size + after)).sum(1)
+    counts: Array = ((positions >= -before) & (positions < size + after)).sum(1)
+    return counts
 
 
 def _evaluate_avg_pool(arrays: Arrays, attrs: Attrs) -> Array:

@@ -1,0 +1,25 @@
+"""Files that come with convc: the digit classifier's weights, and the digits it has not seen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+FOLDER = Path(__file__).parent
+
+
+def load_digits_weights() -> dict[str, npt.NDArray[Any]]:
+    """The trained arrays by constant name."""
+    from safetensors.numpy import load_file
+
+    weights: dict[str, npt.NDArray[Any]] = load_file(FOLDER / "digits.safetensors")
+    return weights
+
+
+def load_digits_test() -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """Images [M, 1, 8, 8] with values 0 to 1, and their labels [M]: every fifth of scikit-learn's digits."""
+    with np.load(FOLDER / "digits_test.npz", allow_pickle=False) as held_out:
+        return held_out["images"][:, None].astype(np.float32) / 16, held_out["labels"].astype(np.int64)

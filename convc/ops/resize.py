@@ -31,25 +31,30 @@ def _infer_resize(types: Types, attrs: Attrs) -> TensorType:
     return TensorType(x.dtype, size)
 
 
-def source_coordinates(old: int, new: int, scale: float, coordinates: str) -> Array:
-    """Where each output element lies along an input axis, in float64."""
-    i = np.arange(new, dtype=np.float64)
+def source_coordinates(old: int, new: int, scale: float, coordinates: str, dtype: type = np.float64) -> Array:
+    """Where each output element lies along an input axis, computed in `dtype`."""
+    i: Array = np.arange(new, dtype=dtype)
+    scale = dtype(scale)
     if coordinates == "asymmetric":
         return i / scale
     if coordinates == "align_corners":
-        return i * ((old - 1) / (new - 1)) if new > 1 else i
+        return i * (old - 1) / (new - 1) if new > 1 else i
     if coordinates == "tf_half_pixel_for_nn":
         return (i + 0.5) / scale
     if coordinates == "pytorch_half_pixel" and new == 1:
         return i
     centred = (i + 0.5) / scale - 0.5
     if coordinates == "half_pixel_symmetric":
-        return old / 2 * (1 - new / (scale * old)) + centred
+        return old / 2 * (1 - new / (scale * old)) + (i + 0.5) / scale - 0.5
     return centred
 
 
-def nearest_indices(x: Array, rounding: str, old: int) -> Array:
-    """Coordinates rounded to elements, kept inside the axis."""
+def nearest_indices(old: int, new: int, scale: float, coordinates: str, rounding: str) -> Array:
+    """The element that each output element copies.
+
+    Coordinates are rounded to float32 as in ONNX Runtime and PyTorch, since between two elements that decides.
+    """
+    x = source_coordinates(old, new, scale, coordinates, np.float32).astype(np.float64)
     rounded: Array = {
         "round_prefer_floor": lambda: np.ceil(x - 0.5),
         "round_prefer_ceil": lambda: np.floor(x + 0.5),
@@ -99,8 +104,7 @@ def _evaluate_resize(arrays: Arrays, attrs: Attrs) -> Array:
         if new == old and scale == 1.0:
             continue
         if mode == "nearest":
-            at = source_coordinates(old, new, scale, coordinates)
-            x = x.take(nearest_indices(at, attrs["nearest"], old), axis)
+            x = x.take(nearest_indices(old, new, scale, coordinates, attrs["nearest"]), axis)
             continue
         indices, weights = interpolation_taps(
             old, new, scale, mode, coordinates, attrs["cubic_a"], attrs["exclude_outside"], attrs["antialias"]

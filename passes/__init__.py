@@ -1,0 +1,51 @@
+"""Passes over graphs: the table of all, and the pipelines made of them."""
+
+from __future__ import annotations
+
+from convc.passes.base import Numerics, Pass, PassRecord, PassResult, Reject, Rewrite
+from convc.passes.eliminate_common import ELIMINATE_COMMON
+from convc.passes.eliminate_dead import ELIMINATE_DEAD
+from convc.passes.eliminate_identity import ELIMINATE_IDENTITY
+from convc.passes.fold_constants import FOLD_CONSTANTS
+from convc.passes.fold_padding import FOLD_PADDING
+from convc.passes.fuse_batchnorm import FUSE_BATCHNORM
+from convc.passes.fuse_epilogue import FUSE_EPILOGUE
+from convc.passes.manager import run_passes
+
+PASSES: dict[str, Pass] = {
+    one.name: one
+    for one in (
+        ELIMINATE_DEAD,
+        FOLD_CONSTANTS,
+        ELIMINATE_IDENTITY,
+        ELIMINATE_COMMON,
+        FOLD_PADDING,
+        FUSE_BATCHNORM,
+        FUSE_EPILOGUE,
+    )
+}
+"""Every pass, by name."""
+
+PIPELINES: dict[str, tuple[str, ...]] = {
+    "default": (
+        "eliminate_dead",
+        "fold_constants",
+        "eliminate_identity",
+        "eliminate_common",
+        "fold_padding",
+        "fuse_batchnorm",
+        "fuse_epilogue",
+        # Fusing leaves new constants, and operators that have become equal.
+        "fold_constants",
+        "eliminate_identity",
+        "eliminate_common",
+        "eliminate_dead",
+    ),
+    # The least that makes a graph runnable: weights made by arithmetic on constants are constants. Nothing is fused.
+    "none": ("fold_constants", "eliminate_dead"),
+}
+"""Pipelines by name: names of passes, in order."""
+
+__all__ = [
+    "PASSES", "PIPELINES", "Numerics", "Pass", "PassRecord", "PassResult", "Reject", "Rewrite", "run_passes",
+]  # fmt: skip

@@ -1,0 +1,140 @@
+"""s = gamma / sqrt(var + eps); w'[k,c,r,t] = s[k] w[k,c,r,t]; b'[k] = s[k] (b[k] - mean[k]) + beta[k].
+
+Shapes: w [K, C/g, R, S] of conv2d, [C, K/g, R, S] of conv_transpose2d, [O, I] of linear; the rest [K].
+Arithmetic with one constant a channel counts as BatchNormalization (`convc.passes.affine`), and two in a row are one.
+What comes ahead of a convolution is in `convc.passes.fuse_batchnorm_ahead`.
+Computed in float64. Numerics: reassociates.
+Rejects: the convolution has another user or an epilogue in between; weights that are computed, or leave their range.
+Source: Ioffe & Szegedy 2015.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from convc.ir.graph import Node, constant
+from convc.ir.patch import Draft, Patch
+from convc.passes.affine import AFFINE, Affine, affine_input, constants_of, overflows, read_affine
+from convc.passes.base import Numerics, Reject
+from convc.passes.driver import RewritePass, Rule
+from convc.passes.fuse_batchnorm_ahead import FUSE_BATCHNORM_AHEAD
+from convc.passes.pattern import (
+    CONVOLUTIONS,
+    array,
+    not_exclusive,
+    operand,
+    remade,
+    sources,
+    unknown_slots,
+)  # fmt: skip
+from convc.types import Array
+
+
+@dataclass(frozen=True)
+class Absorbed:
+    """An affine map that the operator before it takes over, with that operator's new constants by slot."""
+
+    affine: Affine
+    into: Node
+    values: dict[str, Array]
+
+
+def match_after_convolution(draft: Draft, node: Node) -> Absorbed | Reject | None:
+    """An affine map of a convolution's output."""
+    conv = affine_input(draft, node)
+    if conv is None or (conv.op not in CONVOLUTIONS and node.op != "batch_norm"):
+        return None
+    if conv.op == "batch_norm":
+        return None
+    if conv.op not in CONVOLUTIONS:
+        return Reject(node.name, f"its input %{conv.name} is {conv.op}, not a convolution")
+    axis = conv.type.rank - 1 if conv.op == "linear" else 1
+    affine = read_affine(draft, node, axis)
+    if isinstance(affine, Reject):
+        return affine
+    if conv.attrs["activation"] is not None:
+        return Reject(node.name, f"%{conv.name} applies {conv.attrs['activation']} in between")
+    if operand(draft, conv, "residual") is not None and bool(np.any(affine.scale != 1)):
+        return Reject(node.name, f"%{conv.name} adds %{conv.input('residual')} in between")
+    reason = not_exclusive(draft, conv, node) or unknown_slots(draft, conv, ("w", "b"))
+    if reason:
+        return Reject(node.name, reason)
+    return _checked(affine, conv, _scaled_weights(draft, conv, affine))
+
+
+def _scaled_weights(draft: Draft, conv: Node, affine: Affine) -> dict[str, Array]:
+    w = array(draft, conv, "w")
+    bias = array(draft, conv, "b").astype(np.float64) if operand(draft, conv, "b") is not None else 0.0
+    with np.errstate(all="ignore"):
+        values = {"b": (affine.scale * bias + affine.shift).astype(w.dtype)}
+        if np.any(affine.scale != 1):
+            values["w"] = _scaled(conv, w.astype(np.float64), affine.scale).astype(w.dtype)
+    return values
+
+
+def _scaled(conv: Node, w: Array, scale: Array) -> Array:
+    """Each output channel's weights times its scale."""
+    if conv.op != "conv_transpose2d":
+        scaled: Array = w * scale.reshape(-1, *(1,) * (w.ndim - 1))
+        return scaled
+    groups = conv.attrs["groups"]
+    split = w.reshape(groups, w.shape[0] // groups, *w.shape[1:])
+    return np.asarray(split * scale.reshape(groups, 1, w.shape[1], 1, 1)).reshape(w.shape)
+
+
+def match_after_batchnorm(draft: Draft, node: Node) -> Absorbed | Reject | None:
+    """An affine map of a batch_norm's output: gamma' = s gamma, beta' = s beta + t; mean and variance stay."""
+    first = affine_input(draft, node)
+    if first is None or first.op != "batch_norm":
+        return None
+    affine = read_affine(draft, node, 1)
+    if isinstance(affine, Reject):
+        return affine
+    reason = not_exclusive(draft, first, node) or unknown_slots(draft, first, ("gamma", "beta"))
+    if reason:
+        return Reject(node.name, reason)
+    gamma, beta = array(draft, first, "gamma"), array(draft, first, "beta")
+    with np.errstate(all="ignore"):
+        values = {
+            "gamma": (affine.scale * gamma).astype(gamma.dtype),
+            "beta": (affine.scale * beta + affine.shift).astype(beta.dtype),
+        }
+    return _checked(affine, first, values)
+
+
+def _checked(affine: Affine, into: Node, values: dict[str, Array]) -> Absorbed | Reject:
+    bad = np.flatnonzero(np.isinf(affine.scale) | np.isinf(affine.shift))
+    if bad.size:
+        where = f"the scale or shift of channel {bad[0]} is infinite"
+        return Reject(affine.node.name, f"{where}: %{into.name} would give NaN in place of infinity")
+    if any(overflows(np.zeros(1), value) for value in values.values()):
+        return Reject(affine.node.name, f"the constants of %{into.name} would overflow {into.type.dtype}")
+    return Absorbed(affine, into, values)
+
+
+def _absorb(draft: Draft, match: Absorbed) -> Patch:
+    made: dict[str, Node] = {}
+    for slot, value in match.values.items():
+        old = operand(draft, match.into, slot)
+        name = draft.fresh_name(old.name if old is not None else f"{match.into.name}.{slot}")
+        made[slot] = constant(name, value, source=sources(*filter(None, [old]), match.affine.node))
+    node = remade(draft, match.into, slots=made, absorbed=[match.affine.node])
+    return Patch(nodes=(*made.values(), node), redirect={match.affine.node.name: node.name})
+
+
+def _note(match: Absorbed) -> str:
+    return f"{constants_of(match.affine.node)} into {match.into.op} %{match.into.name}"
+
+
+FUSE_BATCHNORM = RewritePass(
+    "fuse_batchnorm",
+    Numerics.REASSOCIATES,
+    "folds BatchNormalization, and arithmetic with one constant a channel, into the convolution before or after it",
+    (
+        Rule("fuse_batchnorm_after", AFFINE, match_after_convolution, _absorb, _note),
+        Rule("compose_batchnorms", AFFINE, match_after_batchnorm, _absorb, _note),
+        FUSE_BATCHNORM_AHEAD,
+    ),
+)

@@ -55,7 +55,7 @@ def expect_nonzero(type: TensorType, axes: Iterable[int], what: str) -> None:
 def expect_divides(divisor: int, size: Size, divisor_name: str, size_name: str) -> None:
     """Raise ModelError where `size` is known and not a multiple of `divisor`."""
     if divisor < 1 or (isinstance(size, int) and size % divisor):
-        divisors = [str(d) for d in range(1, size + 1) if size % d == 0] if isinstance(size, int) else ["1"]
+        divisors = [str(d) for d in range(1, min(size, 4096) + 1) if size % d == 0] if isinstance(size, int) else ["1"]
         text = ", ".join(divisors[:3]) + (", ..." if len(divisors) > 3 else "")
         hint = f"use {text} or change the producer"
         raise ModelError(f"{divisor_name}={divisor} must divide {size_name}={size}", hint=hint)

@@ -43,7 +43,7 @@ ROOMS = {
     "backends": Room(("convc.backends",), IR | {"container"}),
     "cpu": Room(("convc.backends.cpu",), SHARED, frozenset({"numba", "llvmlite"})),
     "model": Room(("convc.model", "convc.artifact"), SHARED | {"container"}),
-    "compiler": Room(("convc.compiler",), EVERYTHING),
+    "compiler": Room(("convc.compiler", "convc.source"), EVERYTHING),
     "cli": Room(("convc.cli",), EVERYTHING, frozenset({"rich", "PIL"})),
 }
 ONE_FILE = {"networkx": "convc.ir.dag"}

@@ -248,7 +248,7 @@ class Graph:
         """Constants by node name, as read-only arrays."""
         return {n.name: n.array for n in self.constants}
 
-    def bind(self, **sizes: int) -> Graph:
+    def bind(self, **sizes: Size) -> Graph:
         """The graph with symbolic sizes replaced; types are inferred again."""
         made: dict[str, Node] = {}
         for node in self.nodes:

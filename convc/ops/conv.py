@@ -104,9 +104,7 @@ def _macs_conv2d(types: Types, out: TensorType, attrs: Attrs) -> Size:
 def _infer_transposed(types: Types, attrs: Attrs) -> TensorType:
     x, w, channels = _check(types, attrs)
     if w.shape[0] != channels:
-        raise ModelError(
-            f"w is {w}, expected in_channels={channels} at axis 0", hint="weights are [C, K/groups, R, S]"
-        )
+        raise ModelError(f"w is {w}, expected in_channels={channels} at axis 0", hint="weights are [C, K/groups, R, S]")
     expect_counts(attrs, "output_padding", 2, 0)
     plane: list[Size] = []
     for i in range(2):

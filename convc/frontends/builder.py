@@ -13,13 +13,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from convc.dims import Size, parse_size
 from convc.errors import ModelError
-from convc.frontends.moments import Expectation
+from convc.frontends.sample import Sample
 from convc.frontends.weights import he_bound, round_bits, uniform
 from convc.ir.graph import Graph, Node, Output, constant, graph_input, make_node
 from convc.ops import OPS
@@ -98,20 +99,22 @@ class Builder:
     extent less one in all, an odd pixel after, which gives ceil(size / stride).
 
     Layers (`conv`, `conv_transpose`, `linear`, `batch_norm`) make their weights from `seed` and the weights' names, or
-    take them from `weights` by name. Seeded BatchNormalization statistics are the moments that the layers before it
-    would show on standard normal input, so activations keep their range at any depth.
+    take them from `weights` by name. Seeded BatchNormalization statistics are those that a random image of side
+    `sample` shows, so activations keep their range at any depth.
 
     Raises ModelError, naming the node, for anything that does not fit.
     """
 
-    def __init__(self, name: str = "net", *, seed: int = 0, weights: Mapping[str, Array] | None = None) -> None:
+    def __init__(
+        self, name: str = "net", *, seed: int = 0, weights: Mapping[str, Array] | None = None, sample: int = 128
+    ) -> None:
         self.name = name
         self.seed = seed
         self._weights = weights
         self._nodes: dict[str, Node] = {}
         self._nominal: dict[str, int] = {}
         self._scopes: list[str] = []
-        self._expectation = Expectation()
+        self._sample = Sample(seed, sample)
 
     def __getattr__(self, op: str) -> Callable[..., Value]:
         if op not in OPS:
@@ -246,7 +249,7 @@ class Builder:
     ) -> Value:
         """batch_norm; parameters not given are made.
 
-        gamma is in 0.6 to 1.4, beta in -0.3 to 0.3; mean and var are the expected ones, up to a fifth of a standard
+        gamma is in 0.6 to 1.4, beta in -0.3 to 0.3; mean and var are those of a sample, up to a fifth of a standard
         deviation and a factor of 0.7 to 1.4 away.
         """
         full = self._fresh(name) if name is not None else self._free(self._path("batch_norm"))
@@ -257,19 +260,18 @@ class Builder:
             )
         names = [f"{full}.{WEIGHT_NAMES[slot]}" for slot in ("gamma", "beta", "mean", "var")]
 
+        @cache
+        def statistics() -> tuple[Array, Array]:
+            return self._sample.statistics(x.name, self._nodes)
+
         def draw(index: int, low: float, high: float) -> Array:
             return uniform(self.seed, names[index], (count,), low, high)
-
-        def statistics() -> tuple[Array, Array]:
-            expected = self._expectation.of(x.name, self._nodes, self._nominal).along(1, count)
-            axes = (0, *range(2, x.type.rank))
-            return expected.mean.mean(axes), expected.var.mean(axes)
 
         makers: list[Callable[[], Array]] = [
             lambda: draw(0, 0.6, 1.4),
             lambda: draw(1, -0.3, 0.3),
             lambda: round_bits(statistics()[0] + draw(2, -0.2, 0.2) * np.sqrt(statistics()[1])),
-            lambda: round_bits(np.maximum(statistics()[1], 1e-4) * draw(3, 0.7, 1.4)),
+            lambda: round_bits(np.maximum(statistics()[1], 1e-6) * draw(3, 0.7, 1.4)),
         ]
         given = [gamma, beta, mean, var]
         made = [

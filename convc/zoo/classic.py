@@ -31,7 +31,7 @@ def vgg16(
     batch: Batch = "N", size: ImageSize = None, seed: int = 0, weights: Weights = None, batch_norm: bool = False
 ) -> Graph:
     """VGG configuration D. Source: Simonyan and Zisserman 2014, arXiv:1409.1556."""
-    b, x = image_network("vgg16_bn" if batch_norm else "vgg16", batch, size, seed, weights, fixed=True)
+    b, x = image_network("vgg16_bn" if batch_norm else "vgg16", batch, size, seed, weights, fixed=True, sample=64)
     index = 0
     for channels, layers in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):
         for _ in range(layers):

@@ -23,12 +23,15 @@ def image_network(
     *,
     nominal: int = 224,
     fixed: bool = False,
+    sample: int = 128,
 ) -> tuple[Builder, Value]:
     """A builder, and an input `image` of three channels.
 
     Without `size` the image is H by W, two symbols of value `nominal`; or, where `fixed`, just `nominal` square.
+    `sample` is the side of the image that BatchNormalization statistics come from: large enough that the last feature
+    maps have some 16 pixels, small enough to be quick.
     """
-    b = Builder(name, seed=seed, weights=weights)
+    b = Builder(name, seed=seed, weights=weights, sample=sample)
     if size is None and fixed:
         size = nominal
     if size is None:

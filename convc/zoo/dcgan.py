@@ -12,7 +12,7 @@ def dcgan(batch: Batch = "N", size: ImageSize = None, seed: int = 0, weights: We
     """Generator from z [N, 100, 1, 1] to images [N, 3, 64, 64]. Source: Radford et al. 2015, arXiv:1511.06434."""
     if size not in {None, 64, (64, 64)}:
         raise InputError(f"dcgan: size={size!r}", hint="its images are 64 by 64; leave size out")
-    b = Builder("dcgan", seed=seed, weights=weights)
+    b = Builder("dcgan", seed=seed, weights=weights, sample=16)
     x = b.input("z", (batch, 100, 1, 1))
     for index, channels in enumerate((512, 256, 128, 64)):
         stride, padding = (1, 0) if index == 0 else (2, 1)

@@ -13,7 +13,7 @@ def digits_architecture(batch: Batch = "N", size: ImageSize = None, seed: int = 
     The 5x5 convolution holds most of the weights and two thirds of the multiply-adds.
     """
     height, width = (size, size) if isinstance(size, int) else size or (8, 8)
-    b = Builder("digits", seed=seed, weights=weights)
+    b = Builder("digits", seed=seed, weights=weights, sample=8)
     x = b.input("image", (batch, 1, height, width))
     x = b.relu(conv_bn(b, x, 16, 3, names=("stem.conv", "stem.bn")))
     x = b.relu6(conv_bn(b, x, 32, 5, names=("wide.conv", "wide.bn")))

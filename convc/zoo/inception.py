@@ -109,7 +109,7 @@ def _block_e(b: Builder, x: Value) -> Value:
 
 def inception_v3(batch: Batch = "N", size: ImageSize = None, seed: int = 0, weights: Weights = None) -> Graph:
     """Inception v3, nominal size 299. Source: Szegedy et al. 2015, arXiv:1512.00567."""
-    b, x = image_network("inception_v3", batch, size, seed, weights, nominal=299)
+    b, x = image_network("inception_v3", batch, size, seed, weights, nominal=299, sample=224)
     x = _conv(b, x, 32, 3, "Conv2d_1a_3x3", stride=2, padding=0)
     x = _conv(b, x, 32, 3, "Conv2d_2a_3x3", padding=0)
     x = b.max_pool2d(_conv(b, x, 64, 3, "Conv2d_2b_3x3"), kernel=3, stride=2)

@@ -113,7 +113,7 @@ def effnet(
     A block: 1x1, depthwise 1x3, pooling 2x1, depthwise 3x1, then 2x1 of stride 1x2 to twice the channels: width and
     height are halved one after the other. BatchNormalization and a leaky ReLU follow each convolution.
     """
-    b, x = image_network("effnet", batch, size, seed, weights, nominal=32, fixed=True)
+    b, x = image_network("effnet", batch, size, seed, weights, nominal=32, fixed=True, sample=32)
 
     def layer(x: Value, channels: int, kernel: tuple[int, int], name: str, stride: tuple[int, int] = (1, 1)) -> Value:
         groups = channels if name.startswith("dw") else 1

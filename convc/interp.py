@@ -169,6 +169,7 @@ def _run(
         if value.shape != node.type.shape:
             found = TensorType(node.type.dtype, value.shape)
             raise ModelError(f"{node} gave {found}, expected {node.type}", hint="report this: its shape rule is wrong")
-        values[node.name] = value.astype(kind, copy=False)
+        # In C order, since the order of sums in NumPy and BLAS follows strides: equal values must give equal bits.
+        values[node.name] = np.asarray(value, kind, order="C")
         after(node, values)
     return values

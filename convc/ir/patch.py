@@ -48,6 +48,7 @@ class Draft:
         self._output_nodes = {output.node for output in graph.outputs}
         self._taken = set(self._nodes)
         self._suffix: dict[str, int] = {}
+        self._base: dict[str, str] = {}
         self._edits = 0
 
     def __getitem__(self, name: str) -> Node:
@@ -96,13 +97,15 @@ class Draft:
         return self._place[name]
 
     def fresh_name(self, base: str) -> str:
-        """A name that no node has, had, or was promised: `base.1`, `base.2`, ..."""
+        """A name that no node has, had, or was promised: `base.1`, `base.2`, ...; that of `base.1` is `base.2`, too."""
+        base = self._base.get(base, base)
         number = self._suffix.get(base, 0) + 1
         while f"{base}.{number}" in self._taken:
             number += 1
         self._suffix[base] = number
         name = f"{base}.{number}"
         self._taken.add(name)
+        self._base[name] = base
         return name
 
     def apply(self, patch: Patch) -> Applied:

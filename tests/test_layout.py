@@ -44,7 +44,7 @@ ROOMS = {
     "cpu": Room(("convc.backends.cpu",), SHARED, frozenset({"numba", "llvmlite"})),
     "model": Room(("convc.model", "convc.artifact"), SHARED | {"container"}),
     "compiler": Room(("convc.compiler", "convc.source"), EVERYTHING),
-    "cli": Room(("convc.cli",), EVERYTHING, frozenset({"rich", "PIL"})),
+    "cli": Room(("convc.cli", "convc.__main__"), EVERYTHING, frozenset({"rich", "PIL"})),
 }
 ONE_FILE = {"networkx": "convc.ir.dag"}
 LAZY = ("numba", "llvmlite", "onnx", "torch", "networkx", "rich", "PIL")

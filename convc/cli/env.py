@@ -58,13 +58,11 @@ def environment() -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The processor's name as the system tells it, or as LLVM knows it."""
+    """The processor's name, as far as the system tells it."""
     try:
         for line in Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     except OSError:
         pass
-    import llvmlite.binding as llvm
-
-    return str(llvm.get_host_cpu_name())
+    return platform.processor() or platform.machine()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -9,13 +10,14 @@ import struct
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from convc.container import Container, pack_container, write_container
+from convc.container import Container, _layout, pack_container, write_container
 from convc.errors import Error, InputError, LimitError, ModelError
 from convc.files import atomic_write
 from convc.limits import Limits
@@ -128,6 +130,40 @@ def test_a_newer_format_asks_to_compile_again() -> None:
     text = text.replace(old, struct.pack("<I", zlib.crc32(manifest)))
     with pytest.raises(ModelError, match="format version 2, expected 1. Hint: compile the model again"):
         Container(memoryview(text), "net.convc")
+
+
+def crafted(manifest: object) -> memoryview:
+    """A well laid out archive with one member and any manifest."""
+    text = manifest if isinstance(manifest, bytes) else json.dumps(manifest).encode()
+    parts = {"a": b"1", "manifest.json": text}
+    entries, tail = _layout((name, zlib.crc32(part), len(part)) for name, part in parts.items())
+    return memoryview(b"".join([*(entry.local + parts[entry.name] for entry in entries), tail]))
+
+
+DIGEST = f"sha256:{hashlib.sha256(b'1').hexdigest()}"
+GOOD: dict[str, Any] = {"format": "convc", "version": 1, "facts": {}, "members": {"a": DIGEST}}
+
+
+@pytest.mark.parametrize(
+    ("manifest", "message"),
+    [
+        (b"", "manifest.json is not JSON"),
+        (b"[" * 100_000, "manifest.json is not JSON"),
+        (b'{"format": "convc", "format": "convc"}', "a key is repeated"),
+        ([], "a zip file, but not a .convc file"),
+        ({**GOOD, "format": "other"}, "a zip file, but not a .convc file"),
+        ({**GOOD, "version": "9" * 99}, "has format version 99999999999999999999, expected 1"),
+        ({**GOOD, "facts": []}, "does not list the members"),
+        ({**GOOD, "members": {}}, "does not list the members"),
+        ({**GOOD, "members": {**GOOD["members"], "b": ""}}, "does not list the members"),
+        ({**GOOD, "members": {"a": None}}, "member a does not match its digest"),
+        ({**GOOD, "members": {"a": {}}}, "member a does not match its digest"),
+    ],
+)
+def test_manifests_that_are_wrong_are_refused(manifest: object, message: str) -> None:
+    assert Container(crafted(GOOD), "net.convc").names == ("a",)
+    with pytest.raises(ModelError, match=message):
+        Container(crafted(manifest), "net.convc")
 
 
 def test_every_changed_byte_and_every_cut_is_found() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -125,6 +126,8 @@ class Operator:
                 value = tuple(value)
             if attr.kind == "float" and _is_int(value):
                 value = float(value)
+            if attr.kind == "float" and value != value:
+                value = math.nan  # always this object, so that equal attributes compare equal
             if not KINDS[attr.kind](value):
                 raise ModelError(f"{self.name}: {attr.name}={value!r} is not of kind {attr.kind}", hint=attr.doc)
             if attr.choices and value not in attr.choices:

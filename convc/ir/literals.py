@@ -76,11 +76,10 @@ class Literals(Scanner):
 
     def constant(self, name: str) -> Node:
         at = self.skip()
-        digest = _DIGEST.match(self.text, at)
-        if digest is not None:
-            self.at = digest.end()
+        if self.peek("sha256:"):
+            digest = self.take(_DIGEST, "sha256: and 32 hexadecimal digits")
             self.expect(":")
-            return constant(name, self.stored(name, digest.group(), self.type(), at))
+            return constant(name, self.stored(name, digest, self.type(), at))
         if self.peek("["):
             texts = self.items(self.raw_element)
             type = self.declared(name, at)
@@ -95,7 +94,7 @@ class Literals(Scanner):
             text, text_at = self.raw_element()
             self.expect(")")
             type = self.declared(name, at)
-            return constant(name, np.full(type.concrete({}), self.element(text, type.dtype, text_at)))
+            return constant(name, np.full(type.concrete({}), self.element(text, type.dtype, text_at), type.dtype.numpy))
         options = self.options(word, at)
         type = self.declared(name, at)
         try:

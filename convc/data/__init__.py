@@ -8,15 +8,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from convc.tensors import read_tensors
+
 FOLDER = Path(__file__).parent
 
 
 def load_digits_weights() -> dict[str, npt.NDArray[Any]]:
     """The trained arrays by constant name."""
-    from safetensors.numpy import load_file
-
-    weights: dict[str, npt.NDArray[Any]] = load_file(FOLDER / "digits.safetensors")
-    return weights
+    return read_tensors((FOLDER / "digits.safetensors").read_bytes(), "digits.safetensors")
 
 
 def load_digits_test() -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:

@@ -21,73 +21,19 @@ import numpy as np
 from convc.dims import Size, parse_size
 from convc.errors import ModelError
 from convc.frontends.sample import Sample
+from convc.frontends.value import Operand, Value
 from convc.frontends.weights import he_bound, round_bits, uniform
+from convc.frontends.windows import pair, windows
 from convc.ir.graph import Graph, Node, Output, constant, graph_input, make_node
 from convc.ops import OPS
-from convc.types import Array, DType, Shape, TensorType, product
+from convc.types import Array, DType, product
 
-PAIRS = frozenset({"kernel", "stride", "dilation", "output_padding"})
+DTYPES = {kind.value: kind for kind in DType}
 WEIGHT_NAMES = {
     "w": "weight", "b": "bias", "gamma": "weight", "beta": "bias", "mean": "running_mean", "var": "running_var",
     "slope": "weight",
 }  # fmt: skip
 """Names of constants by slot, as PyTorch's state dictionaries have them."""
-
-
-class Value:
-    """What a node computes, while the network is being built. Adds, subtracts, multiplies and divides as NumPy does."""
-
-    __slots__ = ("builder", "node")
-    __array_ufunc__ = None
-
-    def __init__(self, builder: Builder, node: Node) -> None:
-        self.builder = builder
-        self.node = node
-
-    @property
-    def name(self) -> str:
-        return self.node.name
-
-    @property
-    def type(self) -> TensorType:
-        return self.node.type
-
-    @property
-    def shape(self) -> Shape:
-        return self.node.type.shape
-
-    def __add__(self, other: Operand) -> Value:
-        return self.builder.op("add", [self, other])
-
-    def __radd__(self, other: Operand) -> Value:
-        return self.builder.op("add", [other, self])
-
-    def __sub__(self, other: Operand) -> Value:
-        return self.builder.op("sub", [self, other])
-
-    def __rsub__(self, other: Operand) -> Value:
-        return self.builder.op("sub", [other, self])
-
-    def __mul__(self, other: Operand) -> Value:
-        return self.builder.op("mul", [self, other])
-
-    def __rmul__(self, other: Operand) -> Value:
-        return self.builder.op("mul", [other, self])
-
-    def __truediv__(self, other: Operand) -> Value:
-        return self.builder.op("div", [self, other])
-
-    def __rtruediv__(self, other: Operand) -> Value:
-        return self.builder.op("div", [other, self])
-
-    def __neg__(self) -> Value:
-        return self.builder.op("neg", [self])
-
-    def __repr__(self) -> str:
-        return f"%{self.name}: {self.type}"
-
-
-Operand = Value | Array | float | Sequence[Any] | None
 
 
 class Builder:
@@ -147,8 +93,11 @@ class Builder:
     ) -> Value:
         """A graph input. Names in `shape` are symbolic sizes; `nominal` says what to count and tune with."""
         self._nominal.update(nominal or {})
+        full = self._fresh(name)
+        if str(dtype) not in DTYPES:
+            raise ModelError(f"input %{full}: dtype {dtype!r} is not supported", hint=f"use one of {', '.join(DTYPES)}")
         sizes = [parse_size(d) if isinstance(d, str) else d for d in shape]
-        return self._add(graph_input(self._fresh(name), DType(dtype), sizes))
+        return self._add(graph_input(full, DTYPES[str(dtype)], sizes))
 
     def constant(self, value: Array | float | Sequence[Any], name: str = "constant") -> Value:
         """A constant. Arrays keep their dtype."""
@@ -186,11 +135,11 @@ class Builder:
         """conv2d to `channels` channels with weights of variance 2 / fan-in (He), and a small bias."""
         full = self._fresh(name) if name is not None else self._free(self._path("conv"))
         per_group = self._per_group(x, groups, full)
-        shape = (channels, per_group, *_pair(kernel))
+        shape = (channels, per_group, *pair(kernel))
         w = self._seeded(f"{full}.weight", shape, he_bound(math.prod(shape[1:])))
         b = self._seeded(f"{full}.bias", (channels,), 0.1) if bias else None
-        windows = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
-        return self._apply("conv2d", full, [x, w, b], windows)
+        window = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+        return self._apply("conv2d", full, [x, w, b], window)
 
     def conv_transpose(
         self,
@@ -213,12 +162,12 @@ class Builder:
             raise ModelError(
                 f"conv_transpose2d %{full}: groups={groups} must divide {channels} channels", hint="change one"
             )
-        kernel, stride = _pair(kernel), _pair(stride)
+        kernel, stride = pair(kernel), pair(stride)
         fan_in = max(1.0, per_group * math.prod(kernel) / math.prod(stride))
         w = self._seeded(f"{full}.weight", (per_group * groups, channels // groups, *kernel), he_bound(fan_in))
         b = self._seeded(f"{full}.bias", (channels,), 0.1) if bias else None
-        windows = {"stride": stride, "padding": padding, "output_padding": output_padding, "dilation": dilation}
-        return self._apply("conv_transpose2d", full, [x, w, b], {**windows, "groups": groups})
+        window = {"stride": stride, "padding": padding, "output_padding": output_padding, "dilation": dilation}
+        return self._apply("conv_transpose2d", full, [x, w, b], {**window, "groups": groups})
 
     def linear(
         self, x: Value, features: int | Operand, b: Operand = None, *, bias: bool = True, name: str | None = None
@@ -334,17 +283,21 @@ class Builder:
 
     def _apply(self, op: str, full: str, inputs: Sequence[Operand], attrs: Mapping[str, Any]) -> Value:
         operator = OPS.get(op)
+        if operator is None:
+            raise ModelError(f"unknown operator {op} for %{full}", hint="see convc.ops.OPS for the operators there are")
+        dtypes = [v.type.dtype for v in inputs if isinstance(v, Value) and v.type.dtype is not DType.BOOL]
         nodes: list[Node | None] = []
         for index, given in enumerate(inputs):
             if given is None or isinstance(given, Value):
                 nodes.append(self._own(given, full) if given is not None else None)
                 continue
             array = np.asarray(given)
-            if operator is not None and array.ndim == 0 and "elementwise" in operator.traits:
-                array = array.astype(next((v.type.dtype.numpy for v in inputs if isinstance(v, Value)), array.dtype))
-            slot = operator.slot(index) if operator is not None and operator.slots else str(index)
-            nodes.append(self._add(constant(self._free(f"{full}.{WEIGHT_NAMES.get(slot, slot)}"), array)).node)
-        return self._add(make_node(op, full, nodes, _windows(full, op, nodes, attrs), source=(full,)))
+            if dtypes and array.ndim == 0 and "elementwise" in operator.traits:
+                array = array.astype(dtypes[0].numpy)
+            slot = operator.slot(index) if operator.slots else "x"
+            label = WEIGHT_NAMES.get(slot, slot) if operator.slots[:1] == ("x",) else slot
+            nodes.append(self._add(constant(self._free(f"{full}.{label}"), array)).node)
+        return self._add(make_node(op, full, nodes, windows(full, op, nodes, attrs), source=(full,)))
 
     def _per_group(self, x: Value, groups: int, full: str) -> int:
         count = x.shape[1] if x.type.rank == 4 else None
@@ -375,38 +328,6 @@ class Builder:
                 hint="check the network's options",
             )
         return self._add(constant(full, array))
-
-
-def _pair(value: int | Sequence[int]) -> tuple[int, ...]:
-    return (value, value) if isinstance(value, int) else tuple(value)
-
-
-def _windows(full: str, op: str, nodes: Sequence[Node | None], attrs: Mapping[str, Any]) -> dict[str, Any]:
-    """Attributes with the short forms of `kernel`, `stride`, `padding` and the like spelled out."""
-    known = OPS[op].by_name if op in OPS else {}
-    result = {
-        key: _pair(value) if key in PAIRS and key in known and isinstance(value, (int, list, tuple)) else value
-        for key, value in attrs.items()
-    }
-    if "padding" not in known or "padding" not in attrs:
-        return result
-    padding = attrs["padding"]
-    if padding == "same" and op != "conv_transpose2d":
-        weight = nodes[1] if len(nodes) > 1 else None
-        kernel = result.get("kernel") or (weight.type.shape[2:] if weight is not None else ())
-        extra = [d * (k - 1) for k, d in zip(kernel, result.get("dilation", (1, 1)), strict=False)]
-        result["padding"] = (*(e // 2 for e in extra), *(e - e // 2 for e in extra))
-    elif isinstance(padding, int):
-        result["padding"] = (padding,) * 4
-    elif isinstance(padding, (list, tuple)) and len(padding) in {2, 4}:
-        result["padding"] = (*padding, *padding) if len(padding) == 2 else tuple(padding)
-    else:
-        raise ModelError(
-            f"{op} %{full}: padding={padding!r}",
-            hint="use a number, (rows, columns), (top, left, bottom, right)"
-            + (', or "same"' if op != "conv_transpose2d" else ""),
-        )
-    return result
 
 
 __all__ = ["Builder", "Value"]

@@ -40,13 +40,16 @@ class Sample:
         """Mean and variance of each channel of node `name`.
 
         `nodes` is in topological order and only ever grows. Variances are increased by 8 / pixels of the mean variance
-        of all channels: other images differ from the few pixels of this one.
+        of all channels: other images differ from the few pixels of this one. Of fewer than eight pixels, only the mean
+        square of all channels counts.
         """
         for node in list(islice(nodes.values(), len(self._values), None)):
             self._values[node.name] = self._evaluate(node, nodes)
         value = np.moveaxis(self._values[name], 1, 0).astype(np.float64)
         value = value.reshape(value.shape[0], -1)
         mean, var, count = value.mean(1), value.var(1), value.shape[1]
+        if count < 8:
+            return np.zeros_like(mean), np.full_like(var, np.square(value).mean())
         return mean, var + 8 / count * var.mean()
 
     def _evaluate(self, node: Node, nodes: Mapping[str, Node]) -> npt.NDArray[np.generic]:

@@ -29,7 +29,7 @@ FIX_SIZES = 'fix the sizes, as in input_shapes={"x": (1, 3, 224, 224)}'
 
 @dataclass
 class Value:
-    """What an ONNX name stands for: a node, elements known at import, or both; neither where `origin` is not computed."""
+    """What an ONNX name stands for: a node, elements known at import, or both; neither where `origin` is left out."""
 
     name: str
     node: Node | None = None

@@ -1,0 +1,46 @@
+"""Arrays that start on a cache line, on huge pages where they are large and the system has them."""
+
+from __future__ import annotations
+
+import mmap
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from convc.types import Array
+
+LINE = 64
+HUGE = 2 << 20
+
+
+def aligned_bytes(count: int) -> npt.NDArray[np.uint8]:
+    """`count` bytes, uninitialised or zero, starting on a cache line; large ones on a huge page."""
+    if count >= 2 * HUGE:
+        area = mmap.mmap(-1, count + HUGE)
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            try:
+                area.madvise(mmap.MADV_HUGEPAGE)
+            except OSError:  # a kernel without huge pages: the same memory, in small pages
+                pass
+        whole = np.frombuffer(area, np.uint8)
+        start = -whole.ctypes.data % HUGE
+    else:
+        whole = np.empty(count + LINE, np.uint8)
+        start = -whole.ctypes.data % LINE
+    return whole[start : start + count]
+
+
+def aligned_empty(count: int, dtype: Any) -> Array:
+    """`count` uninitialised elements on a cache line."""
+    kind = np.dtype(dtype)
+    return aligned_bytes(count * kind.itemsize).view(kind)
+
+
+def aligned(array: Array) -> Array:
+    """The array itself where it starts on a cache line and is contiguous, else an aligned copy."""
+    if array.ctypes.data % LINE == 0 and array.flags.c_contiguous:
+        return array
+    copy = aligned_empty(array.size, array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy

@@ -1,0 +1,196 @@
+"""A Program at given sizes: where everything lies, and the argument block of every step.
+
+Argument blocks hold int64 words. A word is a number or an address; addresses are kept as (segment, offset) until a run
+supplies the segments' base addresses: the arena, tables of offsets, packed constants, inputs and outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from convc.backends.memory import ALIGNMENT, MemoryPlan, plan_memory, plane_bytes
+from convc.backends.program import Array, Flattened, Ints, Plain, Planes, Program, Step
+from convc.dims import Size, concrete
+from convc.errors import LimitError
+from convc.limits import Limits
+
+NUMBER, ARENA, TABLES, FIRST_PACKED = 0, 1, 2, 3
+SLACK = 1 << 16
+"""Bytes around the arena that a register tile at a row's end may read, and ignores."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A byte offset in a segment."""
+
+    segment: int
+    offset: int
+
+    def __add__(self, more: int) -> Address:
+        return Address(self.segment, self.offset + more)
+
+
+Word = int | Address
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """Where planes lie: byte strides of a pixel, a row and an image, byte offsets of the planes' first interior pixels."""
+
+    images: int
+    height: int
+    width: int
+    pixel: int
+    row: int
+    image: int
+    planes: Ints
+
+    @property
+    def flat_rows(self) -> bool:
+        """Whether the rows of an image follow each other without a gap."""
+        return self.row == self.width * self.pixel
+
+    @property
+    def flat_images(self) -> bool:
+        """Whether the images of a plane follow each other without a gap."""
+        return self.image == self.height * self.row
+
+
+class Binding:
+    """Sizes, memory plan, tables and argument words of one Program at one set of sizes."""
+
+    def __init__(
+        self,
+        program: Program,
+        sizes: Mapping[str, int],
+        arguments: Mapping[str, Callable[[Step, Binding], Sequence[Word]]],
+        limits: Limits,
+    ) -> None:
+        self.program = program
+        self.sizes = dict(sizes)
+        self.memory: MemoryPlan = plan_memory(program, sizes)
+        if self.memory.total > limits.arena_bytes:
+            raise LimitError(
+                f"{program.name} needs {self.memory.total} bytes for activations at {dict(sizes)}, "
+                f"more than limits.arena_bytes={limits.arena_bytes}",
+                hint="use a smaller batch or image, or raise the limit",
+            )
+        self._packed = {name: FIRST_PACKED + i for i, name in enumerate(program.packed)}
+        self._first_input = FIRST_PACKED + len(self._packed)
+        self._first_output = self._first_input + len(program.inputs)
+        self.segments = self._first_output + len(program.outputs)
+        self._tables: list[Array] = []
+        self._table_index: dict[tuple[str, bytes], int] = {}
+        self._table_bytes = 0
+        self._geometries: dict[int, Geometry] = {}
+        words: list[int] = []
+        kinds: list[int] = []
+        starts: list[int] = []
+        for step in program.steps:
+            starts.append(len(words))
+            for word in arguments[step.family](step, self):
+                if isinstance(word, Address):
+                    words.append(word.offset)
+                    kinds.append(word.segment)
+                else:
+                    words.append(int(word))
+                    kinds.append(NUMBER)
+        self.words = np.array(words, np.int64)
+        self.kinds = np.array(kinds, np.int64)
+        self.starts = np.array(starts, np.int64)
+        self.tables = self._collect_tables()
+
+    # ---- what families ask -------------------------------------------------------------------------------------
+
+    def size(self, size: Size) -> int:
+        """A size as an int."""
+        return concrete(size, self.sizes)
+
+    def shape(self, plain: Plain) -> tuple[int, ...]:
+        """The shape of a plain value."""
+        return plain.type.concrete(self.sizes)
+
+    @property
+    def arena(self) -> Address:
+        """The start of the arena: what plane offsets count from."""
+        return Address(ARENA, SLACK)
+
+    def address(self, plain: Plain) -> Address:
+        """Where a plain value starts."""
+        buffer = self.program.buffers[plain.buffer]
+        if buffer.place == "input":
+            return Address(self._first_input + buffer.slot, 0)
+        if buffer.place == "output":
+            return Address(self._first_output + buffer.slot, 0)
+        if buffer.place == "constant":
+            return self.constant(buffer.packed)
+        return Address(ARENA, SLACK + self.memory.offsets[plain.buffer])
+
+    def constant(self, name: str) -> Address:
+        """Where a packed constant starts."""
+        return Address(self._packed[name], 0)
+
+    def table(self, numbers: Array) -> Address:
+        """Where a table of numbers lies for this binding; equal tables are kept once."""
+        data = np.ascontiguousarray(numbers)
+        key = (data.dtype.str, data.tobytes())
+        if key not in self._table_index:
+            self._table_index[key] = self._table_bytes
+            self._tables.append(data)
+            self._table_bytes += -(-data.nbytes // ALIGNMENT) * ALIGNMENT
+        return Address(TABLES, self._table_index[key])
+
+    def geometry(self, layout: Planes | Flattened) -> Geometry:
+        """Strides and plane offsets (from `arena`) of a value in planes."""
+        planes = layout.planes if isinstance(layout, Flattened) else layout
+        key = id(planes)
+        if key in self._geometries:
+            return self._geometries[key]
+        buffers = self.program.buffers
+        halo = self.program.halos[buffers[planes.planes[0][0]].group]
+        top, left, bottom, right = halo
+        images, height, width = self.size(planes.batch), self.size(planes.height), self.size(planes.width)
+        pixel = planes.lanes * 4
+        row = (width + left + right) * pixel
+        image = (height + top + bottom) * row
+        inside = top * row + left * pixel
+        strides = {b: plane_bytes(buffers[b], halo, self.sizes) for b in planes.buffers}
+        offsets = [self.memory.offsets[b] + i * strides[b] + inside for b, i in planes.planes]
+        found = Geometry(images, height, width, pixel, row, image, np.array(offsets, np.int64))
+        self._geometries[key] = found
+        return found
+
+    def _collect_tables(self) -> Array:
+        blob = np.zeros(self._table_bytes, np.uint8)
+        for data, start in zip(self._tables, self._table_index.values(), strict=True):
+            blob[start : start + data.nbytes] = data.reshape(-1).view(np.uint8)
+        return blob
+
+    # ---- what the runtime asks ---------------------------------------------------------------------------------
+
+    @property
+    def arena_bytes(self) -> int:
+        """Size of the arena, slack included."""
+        return self.memory.total + 2 * SLACK
+
+    def packed_segments(self) -> list[tuple[int, str]]:
+        """Segment and name of every packed constant."""
+        return [(segment, name) for name, segment in self._packed.items()]
+
+    def input_segment(self, slot: int) -> int:
+        return self._first_input + slot
+
+    def output_segment(self, slot: int) -> int:
+        return self._first_output + slot
+
+
+def offsets_table(bytes_: Ints, what: str) -> Any:
+    """Byte offsets as int32 counts of floats. Raises LimitError where they do not fit."""
+    counts = bytes_ // 4
+    if counts.size and max(abs(int(counts.min())), int(counts.max())) >= 2**31:
+        raise LimitError(f"{what}: activations take more than 8 GiB", hint="use a smaller batch or image")
+    return counts.astype(np.int32)

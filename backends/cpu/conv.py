@@ -1,0 +1,136 @@
+"""The convolution kernel: one register tile over a table of offsets.
+
+y[p, o] = activation(bias[o] + residual[p, o] + sum over k of x[p * step + offset[k]] * w[k, o])
+
+A tile is `rows` pixels x `cols` blocks of lanes. The table lists, for every k = (input channel, tap), how far its float
+lies from the pixel's first tap; so kernel size, dilation, groups, the order and the place of input channels are data, and
+a channel shuffle costs nothing. `dense` broadcasts one float a pixel; `lanes` multiplies lane by lane (depthwise, and
+grouped with a group a lane). Rows that end within a tile are handled by a tile of half the pixels, or by a tile that
+computes beyond the row and does not store. The sum runs over k in the table's order, whatever the tile or thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from convc.backends.cpu.activations import write_parameters
+from convc.backends.cpu.isa import Isa
+from convc.backends.cpu.writer import Writer
+
+ARGUMENTS = [
+    "x", "w", "bias", "y", "y_planes", "r", "r_planes", "offsets", "K", "images", "rows", "width", "wrap",
+    "x_image", "x_row", "x_wrap", "x_step", "y_image", "y_row", "y_wrap", "y_step", "r_image", "r_row", "r_wrap", "r_step",
+    "groups", "group_blocks", "full_tiles", "panel",
+]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class ConvSpec:
+    """What changes the instructions of a convolution kernel. `step` is bytes between input pixels, 0 if known at run time."""
+
+    mode: str
+    step: int
+    rows: int
+    cols: int
+    rest: int
+    residual: bool
+    activation: str
+    params: int
+
+    def name(self, isa: Isa) -> str:
+        """The kernel's name: its facts in order."""
+        facts = ["f32", "conv" if self.mode == "dense" else "conv_lanes", f"step{self.step or 'n'}"]
+        facts.append(f"{self.rows}x{self.cols}" + (f"r{self.rest}" if self.rest else ""))
+        facts += ["add"] * self.residual + ([self.activation] if self.activation else [])
+        return "_".join(facts) + f"__{isa.name}"
+
+
+def emit(spec: ConvSpec, isa: Isa) -> tuple[str, str]:
+    """Name and source of the kernel."""
+    out = Writer(spec.name(isa), ARGUMENTS, "x, w, y, r: addresses; *_planes, offsets: tables; the rest: sizes and byte strides")
+    parameters = write_parameters(out, spec.params, len(ARGUMENTS), isa.lanes)
+    out(f"per_row = (width + {spec.rows - 1}) // {spec.rows}", "per_image = rows * per_row", "total = images * per_image")
+    out("tiles = full_tiles + 1" if spec.rest else "tiles = full_tiles", "panels = (total + panel - 1) // panel")
+    with out.share("panels * groups * tiles", "item"):
+        out("part = item // (groups * tiles)", "tile = item - part * (groups * tiles)")
+        out("group = tile // tiles", f"block = group * group_blocks + (tile - group * tiles) * {spec.cols}")
+        out(f"table = offsets + group * K * 4", f"weights = w + block * K * {isa.lanes * 4}")
+        out(f"b = bias + block * {isa.lanes * 4}", "yt = y_planes + block * 8")
+        if spec.residual:
+            out("rt = r_planes + block * 8")
+        out("end = part * panel + panel", "if end > total: end = total")
+        if spec.rest:
+            with out.block("if tile - group * tiles < full_tiles"):
+                _panel(out, spec, isa, spec.cols, parameters)
+            with out.block("else"):
+                _panel(out, spec, isa, spec.rest, parameters)
+        else:
+            _panel(out, spec, isa, spec.cols, parameters)
+    return out.finish()
+
+
+def _panel(out: Writer, spec: ConvSpec, isa: Isa, cols: int, parameters: str) -> None:
+    step = str(spec.step or "x_step")
+    with out.block("for i in range(part * panel, end)"):
+        out("image = i // per_image", "j = i - image * per_image", "row = j // per_row", f"at = (j - row * per_row) * {spec.rows}")
+        out("count = width - at", "line = at // wrap", "col = at - line * wrap")
+        out(f"xp = x + image * x_image + row * x_row + line * x_wrap + col * {step}")
+        out("yp = image * y_image + row * y_row + line * y_wrap + col * y_step", "y_gap = y_wrap - wrap * y_step")
+        if spec.residual:
+            out("rp = image * r_image + row * r_row + line * r_wrap + col * r_step", "r_gap = r_wrap - wrap * r_step")
+        out("wp = weights")
+        half = (spec.rows + 1) // 2
+        if spec.rows > 1:
+            with out.block(f"if count > {half}"):
+                _tile(out, spec, isa, spec.rows, cols, step, parameters)
+            with out.block("else"):
+                _tile(out, spec, isa, half, cols, step, parameters)
+        else:
+            _tile(out, spec, isa, 1, cols, step, parameters)
+
+
+def _tile(out: Writer, spec: ConvSpec, isa: Isa, rows: int, cols: int, step: str, parameters: str) -> None:
+    # one register variable per tile shape: Numba gives a variable one type
+    acc = f"acc{rows}x{cols}"
+    fma = "tile_fma" if spec.mode == "dense" else "tile_fma_lanes"
+    out(f"{acc} = tile_bias(b, {rows}, {cols}, {isa.lanes})")
+    with out.block("for k in range(K)"):
+        out(f"{acc} = {fma}({acc}, xp + load_i32(table, k) * 4, {step}, wp)", f"wp += {cols * isa.lanes * 4}")
+    if spec.residual:
+        out(f"{acc} = tile_add({acc}, r, rt, rp, r_step, col, wrap, r_gap)")
+    if spec.activation:
+        out(f"{acc} = v_{spec.activation}({acc}{parameters})")
+    out(f"tile_store({acc}, y, yt, yp, y_step, col, wrap, y_gap, count)")
+
+
+def choose_tile(isa: Isa, mode: str, group_blocks: int, width: int, lines: int) -> tuple[int, int]:
+    """The register tile with the fewest estimated cycles for `lines` rows of `width` pixels and the blocks of one group.
+
+    A k-step of a rows x cols tile takes the larger of rows*cols/2 (multiply-adds) and (rows+cols+1)/2 (loads), at least
+    the latency of 4, and one cycle for the loop; two of each start a cycle.
+    """
+
+    def cycles(rows: int, cols: int) -> float:
+        return max(rows * cols / 2, (rows + cols + 1) / 2, 4.0) + 0.5
+
+    def cost(tile: tuple[int, int]) -> float:
+        rows, cols = tile
+        half = (rows + 1) // 2
+        full, left = divmod(width, rows)
+        count, rest = divmod(group_blocks, cols)
+        total = 0.0
+        for blocks, times in ((cols, count), (rest, 1 if rest else 0)):
+            total += times * full * cycles(rows, blocks) if blocks else 0.0
+            if left and times:
+                total += times * cycles(rows if left > half else half, blocks)
+        return total * lines
+
+    fitting = [t for t in isa.tiles if t[1] <= max(group_blocks, 1)]
+    return min(fitting or [(isa.tiles[-1][0], 1)], key=cost)
+
+
+def tiles_of(group_blocks: int, cols: int) -> Sequence[int]:
+    """Blocks in each tile of a group: full ones, then the rest."""
+    full, rest = divmod(group_blocks, cols)
+    return [cols] * full + ([rest] if rest else [])

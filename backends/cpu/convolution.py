@@ -1,0 +1,392 @@
+"""conv2d, conv_transpose2d and linear as calls of the convolution kernel: layouts, packed weights, arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from convc.backends.aligned import aligned_empty
+from convc.backends.assemble import Assembler
+from convc.backends.binding import Address, Binding, Word, offsets_table
+from convc.backends.cpu import conv
+from convc.backends.cpu.activations import float32, float_word, function_of
+from convc.backends.cpu.isa import Isa
+from convc.backends.program import Flattened, Ints, Planes, Step
+from convc.dims import Size, concrete
+from convc.errors import TargetError
+from convc.ir.graph import Node
+from convc.types import Activation, Array, TensorType
+
+NO_WRAP = 1 << 40
+PANEL_BYTES = 256 << 10
+RUN_TIME_STEP_ROWS = 2
+"""A tile whose pixel step is only known at run time must not read pixels that are not there: 2 rows, or half of it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Taps:
+    """Where the k-th factor of each group lies: plane, lane, and displacement in input pixels. Arrays [groups, K]."""
+
+    plane: Ints
+    lane: Ints
+    dy: Ints
+    dx: Ints
+
+
+@dataclass(frozen=True, eq=False)
+class ConvCall:
+    """One call of the convolution kernel, before sizes are known. `start` and `every` place its pixels in the output."""
+
+    spec: conv.ConvSpec
+    taps: Taps
+    stride: tuple[int, int]
+    height: Size
+    width: Size
+    start: tuple[int, int]
+    every: tuple[int, int]
+    group_blocks: int
+    weights: str
+    bias: str
+    params: tuple[float, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Channels:
+    """How a convolution pairs channels: blocks of output channels by group, and the input channels each group reads.
+
+    `slots` [groups * group_blocks, lanes] holds the output channel in each lane, -1 for none. `inputs` [groups, n] holds
+    input channels; in `lanes` mode those of lane 0, the other lanes hold their own group's.
+    """
+
+    mode: str
+    slots: Ints
+    inputs: Ints
+    group_blocks: int
+
+    @property
+    def places(self) -> Ints:
+        block, lane = np.nonzero(self.slots >= 0)
+        places = np.empty((len(block), 2), np.int64)
+        places[self.slots[block, lane]] = np.stack([block, lane], axis=1)
+        return places
+
+
+def dense_channels(out: int, channels: int, groups: int, lanes: int, places: Ints | None) -> Channels:
+    """Each block of output channels reads all input channels of its group; groups start at a new block."""
+    per_group = out // groups
+    blocks = -(-per_group // lanes)
+    if places is not None and groups == 1:
+        blocks = int(places[:, 0].max()) + 1
+        slots = np.full((blocks, lanes), -1, np.int64)
+        slots[places[:, 0], places[:, 1]] = np.arange(out)
+    else:
+        slots = np.full((groups, blocks * lanes), -1, np.int64)
+        slots[:, :per_group] = np.arange(out).reshape(groups, per_group)
+        slots = slots.reshape(groups * blocks, lanes)
+    return Channels("dense", slots, np.arange(channels).reshape(groups, -1), blocks)
+
+
+def lane_channels(x: Planes, out: int, groups: int) -> Channels | None:
+    """A group a lane: where the i-th channels of all groups lie in one lane each of the same plane. None if they do not."""
+    width, per_group = x.channels // groups, out // groups
+    planes = x.places[:, 0].reshape(groups, width)
+    lanes = x.places[:, 1].reshape(groups, width)
+    if (lanes != lanes[:, :1]).any():
+        return None
+    bundles, member = np.unique(planes, axis=0, return_inverse=True)
+    member = member.reshape(-1)
+    slots = np.full((len(bundles), per_group, x.lanes), -1, np.int64)
+    outputs = np.arange(out).reshape(groups, per_group)
+    slots[member[:, None], np.arange(per_group)[None], lanes[:, :1]] = outputs
+    first = np.array([np.flatnonzero(member == i)[0] for i in range(len(bundles))])
+    inputs = np.arange(x.channels).reshape(groups, width)[first]
+    return Channels("lanes", slots.reshape(-1, x.lanes), inputs, per_group)
+
+
+def lane_places(channels: int, groups: int, lanes: int) -> Ints:
+    """Places that give every group a lane: channel i of group g in plane (g // lanes) * n + i, lane g % lanes."""
+    width = channels // groups
+    group, index = np.divmod(np.arange(channels), width)
+    return np.stack([(group // lanes) * width + index, group % lanes], axis=1)
+
+
+def prefers_lanes(out: int, channels: int, groups: int, lanes: int) -> bool:
+    """Whether a group a lane takes fewer vector multiply-adds than a block of lanes a group."""
+    by_lane = -(-groups // lanes) * (out // groups)
+    by_block = groups * -(-out // groups // lanes)
+    return groups > 1 and by_lane < by_block
+
+
+def wanted_places(node: Node, graph: Any, lanes: int) -> Ints | None:
+    """Places that a grouped convolution wants its input's channels to have."""
+    if node.op != "conv2d":
+        return None
+    groups, x = node.attrs["groups"], graph[node.inputs[0]].type
+    channels, out = x.shape[1], node.type.shape[1]
+    if groups == channels or not isinstance(channels, int) or not prefers_lanes(out, channels, groups, lanes):
+        return None
+    return lane_places(channels, groups, lanes)
+
+
+def lower_conv2d(asm: Assembler, node: Node, isa: Isa) -> None:
+    """Select and append the call for a conv2d."""
+    weights = _constant(asm, node, "w")
+    out, width, height, breadth = weights.shape
+    groups = node.attrs["groups"]
+    (top, left, bottom, right), (dh, dw) = node.attrs["padding"], node.attrs["dilation"]
+    if min(top, left, bottom, right) < 0:
+        raise TargetError(f"{node}: padding={node.attrs['padding']} crops", hint="use slice ahead of the convolution")
+    x_name = str(node.inputs[0])
+    narrow = groups == 1 and width * 2 <= isa.lanes and not asm.has_planes(x_name)
+    x = asm.planes(x_name, 1 if narrow else None)
+    channels, residual = _match(asm, node, x, out, width * groups, groups, isa)
+    asm.need_halo(x, (top, left, bottom, right))
+    taps, order = _taps(x, channels, [(r, s, r * dh - top, s * dw - left) for r in range(height) for s in range(breadth)], breadth)
+    y = asm.new_planes(node.name, node.type, places=channels.places)
+    packed = weights.reshape(out, -1)
+    step = node.attrs["stride"][1] * x.lanes * 4
+    flat = (height, breadth, *node.attrs["stride"], top, left) == (1, 1, 1, 1, 0, 0) and not _wants_halo(asm, x_name)
+    _append(asm, node, isa, x, y, residual, channels, taps, order, packed, step, node.attrs["stride"], flat)
+    asm.define(y)
+
+
+def lower_linear(asm: Assembler, node: Node, isa: Isa) -> None:
+    """A linear on [N, I] is a 1x1 convolution; its input may be the flattened planes of a convolution."""
+    weights = _constant(asm, node, "w")
+    out, inputs = weights.shape
+    x_name = str(node.inputs[0])
+    type = asm.graph[x_name].type
+    if type.rank != 2:
+        raise TargetError(f"{node}: input {type} is not [N, I]", hint="reshape it to rank 2")
+    flattened = next((v for v in asm.layouts(x_name) if isinstance(v, Flattened)), None)
+    if flattened is not None and not asm.has_planes(x_name):
+        source = flattened.planes
+        high, wide = concrete(source.height, {}), concrete(source.width, {})
+        pixels = [(r, s, r, s) for r in range(high) for s in range(wide)]
+    else:
+        source, pixels, wide = asm.planes(x_name), [(0, 0, 0, 0)], 1
+    channels, residual = _match(asm, node, source, out, source.channels, 1, isa)
+    taps, order = _taps(source, channels, pixels, wide)
+    y = asm.new_planes(node.name, node.type, places=channels.places)
+    read = flattened if flattened is not None and len(pixels) > 1 else source
+    step = 0 if len(pixels) > 1 else source.lanes * 4
+    _append(asm, node, isa, read, y, residual, channels, taps, order, float32(weights), step, (1, 1), len(pixels) == 1)
+    asm.define(y)
+
+
+def lower_conv_transpose2d(asm: Assembler, node: Node, isa: Isa) -> None:
+    """A transposed convolution of stride s is s * s convolutions, one for each phase of the output's rows and columns.
+
+    out[q s + a] = sum over r with (a + padding - r dilation) divisible by s of x[q + (a + padding - r dilation) / s] w[r]
+    """
+    weights = _constant(asm, node, "w")
+    channels_in, per_group, height, breadth = weights.shape
+    groups = node.attrs["groups"]
+    out = per_group * groups
+    x = asm.planes(str(node.inputs[0]))
+    channels, residual = _match(asm, node, x, out, channels_in, groups, isa)
+    y = asm.new_planes(node.name, node.type, places=channels.places)
+    packed = weights.reshape(groups, channels_in // groups, per_group, height * breadth)
+    packed = packed.transpose(0, 2, 1, 3).reshape(out, -1)
+    stride = node.attrs["stride"]
+    phases = []
+    for a in range(stride[0]):
+        for b in range(stride[1]):
+            rows = _phase(a, height, stride[0], node.attrs["padding"][0], node.attrs["dilation"][0])
+            cols = _phase(b, breadth, stride[1], node.attrs["padding"][1], node.attrs["dilation"][1])
+            size = tuple(
+                (length - start + (step - 1)) // step
+                for length, start, step in zip(node.type.shape[2:], (a, b), stride, strict=True)
+            )
+            if 0 not in size:
+                phases.append((a, b, [(r, s, dy, dx) for r, dy in rows for s, dx in cols], size))
+    nominal = asm.graph.nominal
+    for index, (a, b, pixels, size) in enumerate(phases):
+        halo = [0, 0, 0, 0]
+        for _, _, dy, dx in pixels:
+            below = concrete(size[0] + dy - x.height, nominal)
+            beyond = concrete(size[1] + dx - x.width, nominal)
+            halo = [max(h, v) for h, v in zip(halo, (-dy, -dx, below, beyond), strict=True)]
+        asm.need_halo(x, (halo[0], halo[1], halo[2], halo[3]))
+        taps, order = _taps(x, channels, pixels, breadth)
+        order = order if pixels else np.zeros((len(channels.inputs), 0), np.int64)
+        _append(
+            asm, node, isa, x, y, residual, channels, taps, order, packed, x.lanes * 4, (1, 1), False,
+            size=size, start=(a, b), every=stride, taps_in_kernel=height * breadth, joins=index < len(phases) - 1,
+        )  # fmt: skip
+    asm.define(y)
+
+
+def _phase(a: int, kernel: int, stride: int, padding: int, dilation: int) -> list[tuple[int, int]]:
+    return [
+        (r, (a + padding - r * dilation) // stride)
+        for r in range(kernel)
+        if (a + padding - r * dilation) % stride == 0
+    ]
+
+
+def _constant(asm: Assembler, node: Node, slot: str) -> Array:
+    source = asm.graph[str(node.input(slot))]
+    if source.op != "constant":
+        raise TargetError(
+            f"{node}: {slot} is computed by {source}, expected a constant",
+            hint="run passes='default' to fold constant arithmetic; weights that depend on inputs are not supported",
+        )
+    return float32(source.array)
+
+
+def _wants_halo(asm: Assembler, name: str) -> bool:
+    return any(u.op == "conv2d" and any(u.attrs["padding"]) and u.inputs[0] == name for u in asm.graph.users(name))
+
+
+def _match(
+    asm: Assembler, node: Node, x: Planes, out: int, channels: int, groups: int, isa: Isa
+) -> tuple[Channels, Planes | None]:
+    """Pairing of channels, and the residual with its channels where the output's are."""
+    name = node.input("residual")
+    residual = asm.planes(name) if name is not None else None
+    found: Channels | None = None
+    if groups > 1 and (groups == channels or prefers_lanes(out, channels, groups, isa.lanes)):
+        found = lane_channels(x, out, groups)
+    if found is None:
+        places = asm.wanted.get(node.name)
+        if residual is not None and len(residual.planes) <= -(-out // isa.lanes):
+            places = residual.places
+        found = dense_channels(out, channels, groups, isa.lanes, places)
+    if residual is not None and (
+        len(residual.planes) != len(found.slots) or not np.array_equal(residual.places, found.places)
+    ):
+        residual = asm.relayout(str(name), residual, found.places)
+    return found, residual
+
+
+def _taps(
+    x: Planes, channels: Channels, pixels: Sequence[tuple[int, int, int, int]], breadth: int
+) -> tuple[Taps, Ints]:
+    """Offsets in the order (plane, tap, lane), so that the lines of one plane stay in the first-level cache.
+
+    Also the column of the weight matrix [out, inputs * taps] that each k multiplies. Arrays [groups, K].
+    """
+    groups, width = channels.inputs.shape
+    places = x.places[channels.inputs]  # [groups, width, 2]
+    count = len(pixels)
+    r, s, dy, dx = (np.array([p[i] for p in pixels], np.int64).reshape(count) for i in range(4))
+    plane = np.repeat(places[:, :, 0], count, axis=1)
+    lane = np.repeat(places[:, :, 1] * (channels.mode == "dense"), count, axis=1)
+    tap = np.tile(np.arange(count), (groups, width))
+    order = np.lexsort((lane, tap, plane), axis=-1) if channels.mode == "dense" else np.argsort(tap, axis=-1, kind="stable")
+    take = lambda values: np.take_along_axis(values, order, axis=1)  # noqa: E731
+    tap = take(tap)
+    taps = Taps(take(plane), take(lane), dy[tap] if count else tap, dx[tap] if count else tap)
+    source = np.repeat(np.tile(np.arange(width), (groups, 1)), count, axis=1)
+    kernel = r * breadth + s
+    return taps, np.stack([take(source), kernel[tap] if count else tap], axis=-1)
+
+
+def pack_weights(weights: Array, channels: Channels, columns: Ints, cols: int) -> Array:
+    """Weights [out, inputs * taps] in the kernel's order: [tile][k][block of the tile][lane], flat."""
+    groups, count = columns.shape
+    lanes = channels.slots.shape[1]
+    packed: Array = aligned_empty(channels.slots.size * count, np.float32)
+    start = 0
+    for group in range(groups):
+        block = group * channels.group_blocks
+        in_order = bool((columns[group] == np.arange(weights.shape[1])).all()) if count == weights.shape[1] else False
+        for width in conv.tiles_of(channels.group_blocks, cols):
+            slots = channels.slots[block : block + width].reshape(-1)
+            rows = weights[np.maximum(slots, 0)] if (np.diff(slots) != 1).any() else weights[slots[0] : slots[-1] + 1]
+            tile = packed[start : start + width * lanes * count].reshape(count, width * lanes)
+            np.copyto(tile, (rows if in_order else rows[:, columns[group]]).T)
+            tile[:, slots < 0] = 0.0
+            start += tile.size
+            block += width
+    return packed
+
+
+def _append(
+    asm: Assembler, node: Node, isa: Isa, x: Planes | Flattened, y: Planes, residual: Planes | None,
+    channels: Channels, taps: Taps, order: Ints, weights: Array, step: int, stride: tuple[int, int], flat: bool,
+    *, size: tuple[Size, ...] | None = None, start: tuple[int, int] = (0, 0), every: tuple[int, int] = (1, 1),
+    taps_in_kernel: int | None = None, joins: bool = False,
+) -> None:  # fmt: skip
+    height, width = size if size is not None else (y.height, y.width)
+    nominal = asm.graph.nominal
+    lines, pixels = concrete(y.batch * height, nominal), concrete(width, nominal)
+    if flat:
+        lines, pixels = 1, lines * pixels
+    if step:
+        tile = conv.choose_tile(isa, channels.mode, channels.group_blocks, max(pixels, 1), max(lines, 1))
+    else:
+        tile = (RUN_TIME_STEP_ROWS, min(isa.registers // 4, channels.group_blocks))
+    activation: Activation | None = node.attrs["activation"]
+    function, params = function_of(activation) if activation is not None else ("", ())
+    rest = channels.group_blocks % tile[1]
+    spec = conv.ConvSpec(channels.mode, step, *tile, rest, residual is not None, function, len(params))
+    if taps_in_kernel is None:
+        taps_in_kernel = weights.shape[1] // channels.inputs.shape[1]
+    columns = order[..., 0] * taps_in_kernel + order[..., 1] if order.ndim == 3 else order
+    count = channels.slots.size * columns.shape[1]
+    packed = asm.pack_later(f"{node.name}.w", count, lambda: pack_weights(weights, channels, columns, tile[1]))
+    bias = np.zeros(channels.slots.size, np.float32)
+    if node.input("b") is not None:
+        filled = channels.slots.reshape(-1)
+        bias[filled >= 0] = _constant(asm, node, "b")[filled[filled >= 0]]
+    call = ConvCall(
+        spec, taps, stride, height, width, start, every, channels.group_blocks, packed,
+        asm.pack(f"{node.name}.b", bias), params,
+    )  # fmt: skip
+    reads = (x, residual) if residual is not None else (x,)
+    facts: dict[str, Any] = {"call": call}
+    if residual is not None and every == (1, 1):
+        facts["in_place"] = 1
+    asm.step(conv.emit(spec, isa), "conv", node.name, reads, (y,), facts, joins=joins)
+
+
+def arguments(step: Step, bound: Binding) -> Sequence[Word]:
+    """Argument words of a convolution call, in the order of `conv.ARGUMENTS`."""
+    call: ConvCall = step.params["call"]
+    source, target = step.reads[0], step.writes[0]
+    assert isinstance(source, (Planes, Flattened)) and isinstance(target, Planes)
+    x, y = bound.geometry(source), bound.geometry(target)
+    r = bound.geometry(step.reads[1]) if call.spec.residual else y  # type: ignore[arg-type]
+    images, rows, width = x.images, bound.size(call.height), bound.size(call.width)
+    taps = call.taps
+    table = x.planes[taps.plane] + taps.lane * 4 + taps.dy * x.row + taps.dx * x.pixel
+    (sh, sw), (a, b), (ey, ex) = call.stride, call.start, call.every
+    x_image, x_row, x_step = x.image, x.row * sh, x.pixel * sw
+    wrap, x_wrap, y_wrap, r_wrap = NO_WRAP, 0, 0, 0
+    if rows == width == 1 and call.spec.step in {0, x.image}:
+        images, width, x_step = 1, images, x.image
+        y_step, r_step = y.image, r.image
+    else:
+        y_step, r_step = y.pixel * ex, r.pixel * ex
+        single = not taps.dy.any() and not taps.dx.any() and (sh, sw, ey, ex) == (1, 1, 1, 1)
+        if single and x.flat_rows and x.height == rows and x.width == width:
+            wrap, x_wrap, y_wrap, r_wrap = width, x.row, y.row, r.row
+            rows, width = 1, rows * width
+            if x.flat_images and y.image == y.height * y.row and r.image == r.height * r.row:
+                images, width = 1, images * width
+    groups, count = taps.plane.shape
+    total = images * rows * -(-width // call.spec.rows)
+    tiles = groups * -(-call.group_blocks // call.spec.cols)
+    pixel_bytes = max(call.spec.rows * count * 4 // max(len(np.unique(taps.dy)) * sw, 1), 1)
+    panel = max(1, min(PANEL_BYTES // pixel_bytes, -(-total * tiles // 16), total))
+    residual: Sequence[Word] = (
+        (bound.arena, bound.table(r.planes)) if call.spec.residual else (0, 0)
+    )
+    return [
+        bound.arena, bound.constant(call.weights), bound.constant(call.bias),
+        bound.arena + (a * y.row + b * y.pixel), bound.table(y.planes), *residual,
+        bound.table(offsets_table(table, step.node)), count, images, rows, width, wrap,
+        x_image, x_row, x_wrap, x_step, y.image, y.row * ey, y_wrap, y_step, r.image, r.row * ey, r_wrap, r_step,
+        groups, call.group_blocks, call.group_blocks // call.spec.cols, panel,
+        *(float_word(p) for p in call.params),
+    ]  # fmt: skip
+
+
+__all__ = [
+    "Address", "TensorType", "arguments", "lower_conv2d", "lower_conv_transpose2d", "lower_linear", "wanted_places",
+]  # fmt: skip

@@ -1,0 +1,71 @@
+"""Instruction sets that kernels are emitted for, and which of them this machine runs."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from functools import cache
+
+from convc.errors import TargetError
+
+
+@dataclass(frozen=True, slots=True)
+class Isa:
+    """An instruction set: float32 lanes and count of its vector registers, and the LLVM processor that has it.
+
+    `tiles` are register tiles (pixels x blocks of lanes) that fit without spills: rows * cols accumulators, cols weights
+    and one pixel.
+    """
+
+    name: str
+    lanes: int
+    registers: int
+    machine: str
+    cpu: str
+    needs: tuple[str, ...]
+    tiles: tuple[tuple[int, int], ...]
+
+
+ISAS: dict[str, Isa] = {
+    "avx512": Isa(
+        "avx512", 16, 32, "x86_64", "x86-64-v4", ("avx512f", "avx512bw", "avx512dq", "avx512vl", "fma"),
+        ((14, 2), (9, 3), (8, 3), (7, 3), (6, 4), (14, 1), (4, 6), (2, 8), (1, 12)),
+    ),
+    "avx2": Isa(
+        "avx2", 8, 16, "x86_64", "x86-64-v3", ("avx2", "fma"), ((6, 2), (4, 3), (7, 1), (3, 4), (2, 4), (1, 8))
+    ),
+    "neon": Isa(
+        "neon", 4, 32, "aarch64", "generic", ("neon",), ((7, 3), (6, 4), (14, 1), (12, 2), (4, 4), (1, 12))
+    ),
+    "portable": Isa("portable", 4, 16, "", "", (), ((6, 2), (4, 3), (7, 1), (2, 4), (1, 8))),
+}  # fmt: skip
+
+
+@cache
+def host_features() -> frozenset[str]:
+    """Features of this machine's processor, in LLVM's names."""
+    import llvmlite.binding as llvm
+
+    return frozenset(name for name, present in llvm.get_host_cpu_features().items() if present)
+
+
+def available() -> tuple[str, ...]:
+    """Instruction sets that this machine runs, best first."""
+    machine = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine().lower())
+    return tuple(
+        isa.name
+        for isa in ISAS.values()
+        if isa.machine in {"", machine} and (isa.machine == "" or set(isa.needs) <= host_features())
+    )
+
+
+def choose(name: str = "") -> Isa:
+    """The named instruction set, or the best that this machine runs. Raises TargetError."""
+    present = available()
+    if not name:
+        return ISAS[present[0]]
+    if name not in ISAS:
+        raise TargetError(f"instruction set {name!r} is not known", hint=f"use one of {', '.join(ISAS)}")
+    if name not in present:
+        raise TargetError(f"this machine does not run {name}", hint=f"it runs {', '.join(present)}")
+    return ISAS[name]

@@ -1,0 +1,48 @@
+"""Emitted source to object code: Numba types and lowers it, an llvmlite target machine emits the object.
+
+Numba's own code generation is fixed to the host; the target machine gives true AVX2 code on an AVX-512 machine.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from typing import Any
+
+from convc.backends.cpu.isa import Isa
+
+
+def compile_object(name: str, source: str, isa: Isa) -> bytes:
+    """The object code of one kernel: a C function `name`(int64 args, int64 thread, int64 threads)."""
+    machine, module = _lower(name, source, isa)
+    return bytes(machine.emit_object(module))
+
+
+def compile_assembly(name: str, source: str, isa: Isa) -> str:
+    """The assembly of one kernel, to read."""
+    machine, module = _lower(name, source, isa)
+    return str(machine.emit_assembly(module))
+
+
+def _lower(name: str, source: str, isa: Isa) -> tuple[Any, Any]:
+    import llvmlite.binding as llvm
+    from numba import cfunc, types
+
+    from convc.backends.cpu import primitives, runtime_primitives, vecmath
+    from convc.backends.cpu.link import initialize
+
+    initialize()
+    space: dict[str, Any] = {**primitives.VOCABULARY, **vecmath.VOCABULARY, **runtime_primitives.VOCABULARY}
+    exec(compile(source, f"<kernel {name}>", "exec"), space)
+    arity = source[source.index("(") + 1 : source.index(")")].count(",") + 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        kernel = cfunc(types.void(*[types.int64] * arity), error_model="numpy")(space[name])
+    text = re.sub(r'"target-(cpu|features)"="[^"]*"', "", kernel.inspect_llvm())
+    text = re.sub(rf'@"?{re.escape(kernel.native_name)}"?(?=\W)', f"@{name}", text)
+    module = llvm.parse_assembly(text)
+    target = llvm.Target.from_default_triple()
+    machine = target.create_target_machine(cpu=isa.cpu, opt=3)
+    module.triple = target.triple
+    module.data_layout = str(machine.target_data)
+    return machine, module

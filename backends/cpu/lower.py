@@ -1,0 +1,90 @@
+"""Graph to Program for the CPU: one lowering function an operator, in one table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from convc.backends.assemble import Assembler
+from convc.backends.cpu import (
+    convolution, elementwise, matmul, moves, normalisation, pooling, reductions, resampling, shaping,
+)  # fmt: skip
+from convc.backends.cpu.isa import Isa
+from convc.backends.program import Buffer, Plain, Program, Step
+from convc.errors import TargetError
+from convc.ir.graph import Graph, Node
+from convc.ops import OPS
+from convc.types import Array
+
+if TYPE_CHECKING:
+    from convc.backends.binding import Binding, Word
+
+Lower = Callable[[Assembler, Node, Isa], None]
+
+ELEMENTWISE = (
+    "relu", "leaky_relu", "clip", "sigmoid", "hard_sigmoid", "hard_swish", "silu", "tanh", "elu", "selu", "celu",
+    "softplus", "softsign", "mish", "gelu", "erf", "exp", "log", "sqrt", "reciprocal", "neg", "abs", "floor", "ceil",
+    "round", "sign", "sin", "cos", "logical_not", "cast", "prelu", "add", "sub", "mul", "div", "pow", "max", "min",
+    "mod", "equal", "less", "less_or_equal", "greater", "greater_or_equal", "logical_and", "logical_or", "where",
+)  # fmt: skip
+
+LOWER: dict[str, Lower] = {
+    "conv2d": convolution.lower_conv2d, "conv_transpose2d": convolution.lower_conv_transpose2d,
+    "linear": convolution.lower_linear, "matmul": matmul.lower_matmul, "batch_norm": elementwise.lower_batch_norm,
+    "max_pool2d": pooling.lower_pool, "avg_pool2d": pooling.lower_pool, "global_avg_pool": pooling.lower_global,
+    "global_max_pool": pooling.lower_global, "softmax": reductions.lower_along, "log_softmax": reductions.lower_along,
+    "argmax": reductions.lower_along, "layer_norm": normalisation.lower_norm, "instance_norm": normalisation.lower_norm,
+    "group_norm": normalisation.lower_norm, "lrn": normalisation.lower_lrn, "identity": shaping.lower_view,
+    "dropout": shaping.lower_view, "reshape": shaping.lower_reshape, "slice": shaping.lower_slice,
+    "gather": shaping.lower_gather, "channel_shuffle": shaping.lower_shuffle, "concat": shaping.lower_concat,
+    "transpose": shaping.lower_transpose, "expand": shaping.lower_expand, "pad": shaping.lower_pad,
+    "depth_to_space": shaping.lower_depth, "space_to_depth": shaping.lower_depth, "resize": shaping.lower_resampling,
+    **dict.fromkeys(reductions.REDUCE, reductions.lower_reduce),
+    **dict.fromkeys(ELEMENTWISE, elementwise.lower_elementwise),
+}  # fmt: skip
+
+ARGUMENTS: Mapping[str, Callable[[Step, Binding], Sequence[Word]]] = {
+    "conv": convolution.arguments, "pack": moves.pack_arguments, "unpack": moves.unpack_arguments,
+    "relayout": moves.relayout_arguments, "clear_halo": moves.clear_halo_arguments,
+    "index_copy": moves.index_copy_arguments, "map_planes": elementwise.planes_arguments,
+    "map_plain": elementwise.plain_arguments, "map_scalar": elementwise.scalar_arguments, "pool": pooling.pool_arguments,
+    "global_pool": pooling.global_arguments, "along": reductions.along_arguments,
+    "norm": normalisation.norm_arguments, "lrn": normalisation.lrn_arguments, "matmul": matmul.matmul_arguments,
+    "resize": resampling.resize_arguments, "gather": shaping.gather_arguments,
+}  # fmt: skip
+
+KEEPS_PLACES = {"batch_norm", "max_pool2d", "avg_pool2d", "identity", "dropout", *ELEMENTWISE}
+
+
+def lower(graph: Graph, isa: Isa, packed: Mapping[str, Array] | None = None) -> Program:
+    """The Program of a graph; `packed` holds constants packed before for the same graph and instruction set.
+
+    Raises TargetError that names every node for which the CPU has no kernel.
+    """
+    missing = [node for node in graph.operators if node.op not in LOWER]
+    if missing:
+        listed = ", ".join(str(node) for node in missing)
+        raise TargetError(f"the CPU has no kernels for {listed}", hint="use target='reference'")
+    asm = Assembler(graph, f"cpu:{isa.name}", isa.lanes, moves.conversions(isa), packed)
+    asm.wanted.update(_wanted(graph, isa))
+    for slot, node in enumerate(graph.inputs):
+        asm.buffers.append(Buffer(slot, node.name, node.type, place="input", slot=slot))
+        asm.define(Plain(node.name, slot, node.type))
+    for node in graph.operators:
+        LOWER[node.op](asm, node, isa)
+    return asm.finish()
+
+
+def _wanted(graph: Graph, isa: Isa) -> dict[str, convolution.Ints]:
+    """Where grouped convolutions want channels to lie, by the dense convolution that can put them there."""
+    wanted: dict[str, convolution.Ints] = {}
+    for node in graph.operators:
+        places = convolution.wanted_places(node, graph, isa.lanes)
+        if places is None:
+            continue
+        source = graph[str(node.inputs[0])]
+        while source.op in KEEPS_PLACES and len(OPS[source.op].slots) >= 1 and len(graph.users(source.name)) == 1:
+            source = graph[str(source.inputs[0])]
+        if source.op == "conv2d" and source.attrs["groups"] == 1 and len(graph.users(source.name)) == 1:
+            wanted[source.name] = places
+    return wanted

@@ -1,0 +1,286 @@
+"""Kernels that move elements: between layouts, by index tables, and zeros into halos."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from convc.backends.assemble import Assembler, Conversions
+from convc.backends.binding import Binding, Word
+from convc.backends.cpu.isa import Isa
+from convc.backends.cpu.writer import Writer
+from convc.backends.program import Buffer, Ints, Plain, Planes, Step
+from convc.dims import Size
+from convc.errors import TargetError
+from convc.types import Array, DType, TensorType
+
+Kernel = tuple[str, str]
+Tables = Callable[[Binding], Sequence[Ints]]
+RANK = 6
+"""Axes that the index copy loops over; adjacent axes that lie together are merged first."""
+MERGED = 1 << 16
+"""Largest table that merging may make."""
+
+
+# ---- emitters ------------------------------------------------------------------------------------------------------
+
+
+def emit_pack(isa: Isa, lanes: int) -> Kernel:
+    """Plain [N, C, H, W] to planes. `channels` holds the byte offset of the channel in each lane, -1 for none."""
+    arguments = ["x", "y", "planes", "channels", "count", "images", "rows", "width", "x_image", "x_row", "y_image", "y_row"]
+    out = Writer(f"f32_pack_{lanes}lanes__{isa.name}", arguments, "x: plain; y: base of planes")
+    with out.share("count * images * rows", "item"):
+        out("plane = item // (images * rows)", "j = item - plane * (images * rows)", "image = j // rows", "row = j - image * rows")
+        out("to = y + load_i64(planes, plane) + image * y_image + row * y_row", "source = x + image * x_image + row * x_row")
+        if lanes == 1:
+            out("copy_bytes(to, source + load_i64(channels, plane), width * 4)")
+        else:
+            with out.block(f"for lane in range({lanes})"):
+                out(f"at = load_i64(channels, plane * {lanes} + lane)")
+                with out.block("if at >= 0"):
+                    with out.block("for i in range(width)"):
+                        out(f"put_f32(to + i * {lanes * 4} + lane * 4, get_f32(source + at + i * 4))")
+                with out.block("else"):
+                    with out.block("for i in range(width)"):
+                        out(f"put_f32(to + i * {lanes * 4} + lane * 4, zero)")
+    return _with_zero(out)
+
+
+def emit_unpack(isa: Isa, lanes: int) -> Kernel:
+    """Planes to plain [N, C, H, W]. `places` holds the byte offset of each channel's first pixel."""
+    arguments = ["x", "y", "places", "channels", "images", "rows", "width", "x_image", "x_row", "y_channel", "y_image", "y_row"]
+    out = Writer(f"f32_unpack_{lanes}lanes__{isa.name}", arguments, "x: base of planes; y: plain")
+    with out.share("images * channels", "item"):
+        out("image = item // channels", "channel = item - image * channels")
+        with out.block("for row in range(rows)"):
+            out("source = x + load_i64(places, channel) + image * x_image + row * x_row")
+            out("to = y + image * y_image + channel * y_channel + row * y_row")
+            with out.block("for i in range(width)"):
+                out(f"put_f32(to + i * 4, get_f32(source + i * {lanes * 4}))")
+    return out.finish()
+
+
+def emit_relayout(isa: Isa, lanes: int) -> Kernel:
+    """Planes to planes with the channels elsewhere. `places` holds the offset for every [plane, lane], -1 for none."""
+    arguments = ["x", "y", "planes", "places", "count", "images", "rows", "width", "x_image", "x_row", "y_image", "y_row"]
+    out = Writer(f"f32_relayout_{lanes}lanes__{isa.name}", arguments, "x, y: base of planes")
+    with out.share("count * images * rows", "item"):
+        out("plane = item // (images * rows)", "j = item - plane * (images * rows)", "image = j // rows", "row = j - image * rows")
+        out("to = y + load_i64(planes, plane) + image * y_image + row * y_row", "source = x + image * x_image + row * x_row")
+        with out.block(f"for lane in range({lanes})"):
+            out(f"at = load_i64(places, plane * {lanes} + lane)")
+            with out.block("if at >= 0"), out.block("for i in range(width)"):
+                out(f"put_f32(to + i * {lanes * 4} + lane * 4, get_f32(source + at + i * {lanes * 4}))")
+            with out.block("else"), out.block("for i in range(width)"):
+                out(f"put_f32(to + i * {lanes * 4} + lane * 4, zero)")
+    return _with_zero(out)
+
+
+def _with_zero(out: Writer) -> Kernel:
+    name, source = out.finish()
+    head, _, body = source.partition("\n")
+    return name, f"{head}\n    zero = vec_lane(vec_load_first(a, 0, 4), 0)\n{body}"
+
+
+def emit_clear_halo(isa: Isa) -> Kernel:
+    """Zero the rows and columns around the planes of a buffer."""
+    arguments = ["y", "planes", "count", "images", "rows", "row_bytes", "image", "top", "bottom", "left", "right"]
+    out = Writer(f"f32_clear_halo__{isa.name}", arguments, "y: base of planes; planes: offsets of first halo pixels; bytes")
+    with out.share("count * images", "item"):
+        out("plane = item // images", "at = y + load_i64(planes, plane) + (item - plane * images) * image")
+        out("zero_bytes(at, top)", "at += top")
+        with out.block("for row in range(rows)"):
+            out("zero_bytes(at, left)", "zero_bytes(at + row_bytes - right, right)", "at += row_bytes")
+        out("zero_bytes(at, bottom)")
+    return out.finish()
+
+
+def emit_index_copy(isa: Isa, size: int) -> Kernel:
+    """y[i...] = x[t0[i0] + t1[i1] + ...] for elements of `size` bytes; a negative table entry gives the fill value."""
+    letters = [f"n{i}" for i in range(RANK)] + [f"t{i}" for i in range(RANK)]
+    out = Writer(f"b{size * 8}_index_copy__{isa.name}", ["x", "y", "fill", "run", "y_step", *letters], "n: sizes; t: byte offsets by axis")
+    kind = f"u{size * 8}"
+    outer = " * ".join(f"n{i}" for i in range(RANK - 1))
+    with out.share(outer, "item"):
+        out("j = item", "at = 0", "hole = 0")
+        for axis in reversed(range(RANK - 1)):
+            out(f"q = j // n{axis}", f"o{axis} = load_i64(t{axis}, j - q * n{axis})", "j = q", f"at += o{axis}")
+            out(f"if o{axis} < 0: hole = 1")
+        last = RANK - 1
+        out("to = y + item * y_step")
+        with out.block("if hole == 1"):
+            with out.block(f"for i in range(n{last})"):
+                out(f"put_{kind}(to + i * {size}, get_{kind}(fill))")
+        with out.block("else"):
+            with out.block("if run == 1"):
+                out(f"copy_bytes(to, x + at + load_i64(t{last}, 0), n{last} * {size})")
+            with out.block("else"), out.block(f"for i in range(n{last})"):
+                out(f"o = load_i64(t{last}, i)")
+                with out.block("if o < 0"):
+                    out(f"put_{kind}(to + i * {size}, get_{kind}(fill))")
+                with out.block("else"):
+                    out(f"put_{kind}(to + i * {size}, get_{kind}(x + at + o))")
+    return out.finish()
+
+
+# ---- steps ---------------------------------------------------------------------------------------------------------
+
+
+def conversions(isa: Isa) -> Conversions:
+    """The conversion steps of the CPU target."""
+
+    def pack(asm: Assembler, name: str, source: Plain, target: Planes) -> None:
+        if source.type.dtype is not DType.F32:
+            raise TargetError(f"%{name} is {source.type}, expected float32", hint="cast it to float32 in the model")
+        asm.step(emit_pack(isa, target.lanes), "pack", name, (source,), (target,))
+
+    def unpack(asm: Assembler, name: str, source: Planes, target: Plain) -> None:
+        asm.step(emit_unpack(isa, source.lanes), "unpack", name, (source,), (target,))
+
+    def relayout(asm: Assembler, name: str, source: Planes, target: Planes) -> None:
+        asm.step(emit_relayout(isa, target.lanes), "relayout", name, (source,), (target,))
+
+    def copy(asm: Assembler, name: str, source: Plain, target: Plain) -> None:
+        append_index_copy(asm, isa, name, source, target)
+
+    def clear_halo(asm: Assembler, buffer: Buffer) -> Step:
+        kernel = emit_clear_halo(isa)
+        asm.kernels[kernel[0]] = kernel[1]
+        batch, channels, height, width = buffer.type.shape
+        planes = tuple((buffer.index, i) for i in range(buffer.count))
+        places = np.zeros((0, 2), np.int64)
+        layout = Planes(buffer.name, buffer.lanes, batch, height, width, planes, places)
+        return Step(kernel[0], "clear_halo", buffer.name, (), (layout,), {}, joins=True)
+
+    return Conversions(pack, unpack, relayout, copy, clear_halo)
+
+
+def append_index_copy(
+    asm: Assembler,
+    isa: Isa,
+    node: str,
+    x: Plain,
+    y: Plain,
+    tables: Tables | None = None,
+    *,
+    fill: Array | None = None,
+    part: tuple[Size, Size, Size] | None = None,
+    joins: bool = False,
+) -> None:
+    """Append an index copy. `tables` gives the byte offsets by output axis once sizes are known; None copies all.
+
+    `part` = (outer, start, step) copies x as `outer` runs, to `start` elements in y and every `step` elements.
+    """
+    size = x.type.dtype.bytes
+    params = {"tables": tables, "part": part, "fill": asm.pack(f"{node}.fill", fill if fill is not None else np.zeros(8, np.uint8))}
+    asm.step(emit_index_copy(isa, size), "index_copy", node, (x,), (y,), params, joins=joins)
+
+
+# ---- arguments -----------------------------------------------------------------------------------------------------
+
+
+def _pair(step: Step) -> tuple[object, object]:
+    return step.reads[0], step.writes[0]
+
+
+def pack_arguments(step: Step, bound: Binding) -> Sequence[Word]:
+    """Arguments of `emit_pack`."""
+    x, y = _pair(step)
+    assert isinstance(x, Plain) and isinstance(y, Planes)
+    g = bound.geometry(y)
+    plane = g.height * g.width * 4
+    slots = y.slots()
+    channels = np.where(slots >= 0, slots * plane, -1)
+    return [
+        bound.address(x), bound.arena, bound.table(g.planes), bound.table(channels), len(g.planes), g.images, g.height,
+        g.width, y.channels * plane, g.width * 4, g.image, g.row,
+    ]  # fmt: skip
+
+
+def unpack_arguments(step: Step, bound: Binding) -> Sequence[Word]:
+    """Arguments of `emit_unpack`."""
+    x, y = _pair(step)
+    assert isinstance(x, Planes) and isinstance(y, Plain)
+    g = bound.geometry(x)
+    places = g.planes[x.places[:, 0]] + x.places[:, 1] * 4
+    plane = g.height * g.width * 4
+    return [
+        bound.arena, bound.address(y), bound.table(places), x.channels, g.images, g.height, g.width, g.image, g.row,
+        plane, x.channels * plane, g.width * 4,
+    ]  # fmt: skip
+
+
+def relayout_arguments(step: Step, bound: Binding) -> Sequence[Word]:
+    """Arguments of `emit_relayout`."""
+    x, y = _pair(step)
+    assert isinstance(x, Planes) and isinstance(y, Planes)
+    source, target = bound.geometry(x), bound.geometry(y)
+    offsets = source.planes[x.places[:, 0]] + x.places[:, 1] * 4
+    slots = y.slots()
+    places = np.where(slots >= 0, offsets[np.maximum(slots, 0)], -1)
+    return [
+        bound.arena, bound.arena, bound.table(target.planes), bound.table(places), len(target.planes), target.images,
+        target.height, target.width, source.image, source.row, target.image, target.row,
+    ]  # fmt: skip
+
+
+def clear_halo_arguments(step: Step, bound: Binding) -> Sequence[Word]:
+    """Arguments of `emit_clear_halo`."""
+    planes = step.writes[0]
+    assert isinstance(planes, Planes)
+    g = bound.geometry(planes)
+    top, left, bottom, right = bound.program.halos[bound.program.buffers[planes.planes[0][0]].group]
+    starts = g.planes - top * g.row - left * g.pixel
+    return [
+        bound.arena, bound.table(starts), len(starts), g.images, g.height, g.row, g.image, top * g.row, bottom * g.row,
+        left * g.pixel, right * g.pixel,
+    ]  # fmt: skip
+
+
+def merge_tables(tables: Sequence[Ints], element: int) -> tuple[list[int], list[Ints], bool]:
+    """Merge adjacent axes where that makes a contiguous run or one of them has size 1; pad to RANK axes.
+
+    The last value says whether the innermost run is contiguous.
+    """
+    merged: list[Ints] = []
+    for table in tables:
+        if merged and (merged[-1] >= 0).all() and (table >= 0).all() and len(table) * len(merged[-1]) <= MERGED:
+            joined = (merged[-1][:, None] + table[None]).reshape(-1)
+            if len(table) == 1 or len(merged[-1]) == 1 or (np.diff(joined) == element).all():
+                merged[-1] = joined
+                continue
+        merged.append(table)
+    if len(merged) > RANK:
+        raise TargetError(f"a copy over {len(merged)} separate axes", hint=f"at most {RANK} are supported")
+    while len(merged) < RANK:
+        merged.insert(0, np.zeros(1, np.int64))
+    last = merged[-1]
+    run = bool(len(last) > 0 and (last >= 0).all() and (np.diff(last) == element).all())
+    return [len(t) for t in merged], merged, run
+
+
+def index_copy_arguments(step: Step, bound: Binding) -> Sequence[Word]:
+    """Arguments of `emit_index_copy`."""
+    x, y = _pair(step)
+    assert isinstance(x, Plain) and isinstance(y, Plain)
+    element = x.type.dtype.bytes
+    make_tables, to = step.params["tables"], bound.address(y)
+    if make_tables is None:
+        outer, start, every = (bound.size(s) for s in step.params["part"] or (1, 0, 0))
+        total = int(np.prod(bound.shape(x), dtype=np.int64))
+        length = total // max(outer, 1)
+        runs = np.arange(outer, dtype=np.int64) * length * element
+        none = np.zeros(1, np.int64)
+        sizes, merged, run = [1] * (RANK - 2) + [outer, length], [none] * (RANK - 2) + [runs, none], True
+        to, y_step = to + start * element, every * element
+    else:
+        sizes, merged, run = merge_tables(make_tables(bound), element)
+        y_step = sizes[-1] * element
+    return [
+        bound.address(x), to, bound.constant(step.params["fill"]), int(run), y_step, *sizes,
+        *(bound.table(t) for t in merged),
+    ]  # fmt: skip
+
+
+__all__ = ["Array", "TensorType", "append_index_copy", "conversions", "merge_tables"]

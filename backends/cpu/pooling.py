@@ -1,0 +1,116 @@
+"""Pooling on planes: windows clipped at the borders, and whole maps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from convc.backends.assemble import Assembler
+from convc.backends.binding import Binding, Word
+from convc.backends.cpu.isa import Isa
+from convc.backends.cpu.writer import Writer
+from convc.backends.program import Planes, Step
+from convc.ir.graph import Node
+
+LEAST = "-1e999"
+"""Minus infinity as a literal."""
+ARGUMENTS = [
+    "x", "y", "x_planes", "y_planes", "count", "images", "rows", "width", "out_rows", "out_width", "x_image", "x_row",
+    "y_image", "y_row", "kh", "kw", "sh", "sw", "dh", "dw", "top", "left", "bottom", "right",
+]  # fmt: skip
+
+
+def emit_pool(isa: Isa, kind: str) -> tuple[str, str]:
+    """Max or average over windows. `average_padded` counts the padding (but nothing beyond it) as zeros."""
+    out = Writer(f"f32_pool_{kind}__{isa.name}", ARGUMENTS, "x, y: bases of planes; sizes; byte strides; window")
+    pixel = isa.lanes * 4
+    out(f"none = vec_of({LEAST if kind == 'max' else '0.0'}, {isa.lanes})")
+    out("first = (left + sw - 1) // sw", "inside = (width + left - (kw - 1) * dw - 1) // sw + 1")
+    with out.share("count * images * out_rows", "item"):
+        out("plane = item // (images * out_rows)", "j = item - plane * (images * out_rows)", "n = j // out_rows", "oy = j - n * out_rows")
+        out("top_y = oy * sh - top")
+        out("r0 = 0 if top_y >= 0 else (dh - 1 - top_y) // dh", "r1 = (rows - top_y + dh - 1) // dh", "if r1 > kh: r1 = kh")
+        out("source = x + load_i64(x_planes, plane) + n * x_image", "to = y + load_i64(y_planes, plane) + n * y_image + oy * y_row")
+        with out.block("for ox in range(out_width)"):
+            out("left_x = ox * sw - left", "s0 = 0", "s1 = kw")
+            with out.block("if ox < first or ox >= inside"):
+                out("s0 = 0 if left_x >= 0 else (dw - 1 - left_x) // dw", "s1 = (width - left_x + dw - 1) // dw", "if s1 > kw: s1 = kw")
+            out("acc = none")
+            with out.block("for r in range(r0, r1)"):
+                out(f"at = source + (top_y + r * dh) * x_row + (left_x + s0 * dw) * {pixel}")
+                with out.block("for s in range(s0, s1)"):
+                    out(f"acc = v_{'max' if kind == 'max' else 'add'}(acc, vec_load(at, {isa.lanes}))", f"at += dw * {pixel}")
+            if kind == "average":
+                out("cells = (r1 - r0) * (s1 - s0)")
+            elif kind == "average_padded":
+                out("h = (rows + bottom - top_y + dh - 1) // dh", "if h > kh: h = kh")
+                out("v = (width + right - left_x + dw - 1) // dw", "if v > kw: v = kw", "cells = h * v")
+            if kind != "max":
+                out(f"acc = v_mul(acc, vec_of(1.0 / cells, {isa.lanes}))")
+            out(f"vec_store(to + ox * {pixel}, acc)")
+    return out.finish()
+
+
+def emit_global(isa: Isa, kind: str) -> tuple[str, str]:
+    """Max or mean over whole maps, by four interleaved accumulators in a fixed order."""
+    arguments = ["x", "y", "x_planes", "y_planes", "count", "images", "rows", "width", "x_image", "x_row", "y_image"]
+    out = Writer(f"f32_global_{kind}__{isa.name}", arguments, "x, y: bases of planes; sizes; byte strides")
+    pixel, lanes = isa.lanes * 4, isa.lanes
+    function = "v_max" if kind == "max" else "v_add"
+    out(f"none = vec_of({LEAST if kind == 'max' else '0.0'}, {lanes})")
+    out("full = width // 4 * 4")
+    with out.share("count * images", "item"):
+        out("plane = item // images", "n = item - plane * images", "source = x + load_i64(x_planes, plane) + n * x_image")
+        out("a0 = none", "a1 = none", "a2 = none", "a3 = none")
+        with out.block("for h in range(rows)"):
+            out("at = source + h * x_row")
+            with out.block("for w in range(0, full, 4)"):
+                for i in range(4):
+                    out(f"a{i} = {function}(a{i}, vec_load(at + (w + {i}) * {pixel}, {lanes}))")
+            with out.block("for w in range(full, width)"):
+                out(f"a0 = {function}(a0, vec_load(at + w * {pixel}, {lanes}))")
+        out(f"a0 = {function}({function}(a0, a1), {function}(a2, a3))")
+        if kind == "mean":
+            out(f"a0 = v_mul(a0, vec_of(1.0 / (rows * width), {lanes}))")
+        out("vec_store(y + load_i64(y_planes, plane) + n * y_image, a0)")
+    return out.finish()
+
+
+def lower_pool(asm: Assembler, node: Node, isa: Isa) -> None:
+    """max_pool2d and avg_pool2d."""
+    x = asm.planes(str(node.inputs[0]))
+    y = asm.new_planes(node.name, node.type, places=x.places)
+    kind = "max" if node.op == "max_pool2d" else "average_padded" if node.attrs["count_include_pad"] else "average"
+    asm.step(emit_pool(isa, kind), "pool", node.name, (x,), (y,), {"window": node.attrs})
+    asm.define(y)
+
+
+def lower_global(asm: Assembler, node: Node, isa: Isa) -> None:
+    """global_avg_pool and global_max_pool."""
+    x = asm.planes(str(node.inputs[0]))
+    y = asm.new_planes(node.name, node.type, places=x.places)
+    kind = "max" if node.op in {"global_max_pool", "reduce_max"} else "mean"
+    asm.step(emit_global(isa, kind), "global_pool", node.name, (x,), (y,))
+    asm.define(y)
+
+
+def pool_arguments(step: Step, bound: Binding) -> Sequence[Word]:
+    """Arguments of `emit_pool`."""
+    source, target = step.reads[0], step.writes[0]
+    assert isinstance(source, Planes) and isinstance(target, Planes)
+    x, y, window = bound.geometry(source), bound.geometry(target), step.params["window"]
+    return [
+        bound.arena, bound.arena, bound.table(x.planes), bound.table(y.planes), len(x.planes), x.images, x.height,
+        x.width, y.height, y.width, x.image, x.row, y.image, y.row, *window["kernel"], *window["stride"],
+        *window["dilation"], *window["padding"],
+    ]  # fmt: skip
+
+
+def global_arguments(step: Step, bound: Binding) -> Sequence[Word]:
+    """Arguments of `emit_global`."""
+    source, target = step.reads[0], step.writes[0]
+    assert isinstance(source, Planes) and isinstance(target, Planes)
+    x, y = bound.geometry(source), bound.geometry(target)
+    return [
+        bound.arena, bound.arena, bound.table(x.planes), bound.table(y.planes), len(x.planes), x.images, x.height,
+        x.width, x.image, x.row, y.image,
+    ]  # fmt: skip

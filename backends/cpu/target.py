@@ -1,0 +1,42 @@
+"""The CPU target: a Graph to something that runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from convc.backends.cpu import isa as isas
+from convc.backends.cpu.build import Progress, build_objects, link_objects
+from convc.backends.cpu.driver import DRIVERS
+from convc.backends.cpu.executable import Executable
+from convc.backends.cpu.lower import lower
+from convc.backends.cpu.team import default_threads
+from convc.backends.store import store
+from convc.errors import InputError
+from convc.ir.graph import Graph
+from convc.limits import Limits
+from convc.types import Array
+
+
+class CpuTarget:
+    """Kernels for one instruction set of this machine, run by `threads` threads (None: what the process may use)."""
+
+    def __init__(self, isa: str = "", threads: int | None = None) -> None:
+        if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+            raise InputError(f"threads={threads!r} is no positive number", hint="leave it out to use all processors")
+        self.isa = isas.choose(isa)
+        self.threads = threads or default_threads()
+
+    def build(
+        self,
+        graph: Graph,
+        limits: Limits,
+        *,
+        progress: Progress | None = None,
+        packed: Mapping[str, Array] | None = None,
+        objects: Mapping[str, bytes] | None = None,
+    ) -> tuple[Executable, dict[str, bytes]]:
+        """The executable, and the object code of its kernels. `packed` and `objects` (trusted) come from an artifact."""
+        program = lower(graph, self.isa, packed)
+        sources = {**program.kernels, **DRIVERS}
+        code, _ = build_objects(sources, self.isa, store(), progress, objects)
+        return Executable(program, link_objects(code), self.threads, limits), code

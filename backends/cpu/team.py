@@ -1,0 +1,140 @@
+"""A team of threads that run one job together: the caller and `size - 1` workers, who spin briefly and then sleep.
+
+One team of each size a process. A caller who finds the team busy runs its job alone: results do not depend on the number
+of threads, so several callers always make progress.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from typing import Any
+
+import numpy as np
+
+from convc.backends.cpu.driver import BARRIER_BYTES
+
+SPINS = 1500
+"""Turns that a worker waits for the next job before it sleeps: about 50 microseconds."""
+
+
+class Driver:
+    """The compiled driver functions, as ctypes calls that release the interpreter lock."""
+
+    def __init__(self, walk: int, wait: int, post: int) -> None:
+        word = ctypes.c_int64
+        self.walk = ctypes.CFUNCTYPE(None, word, word, word, word, word)(walk)
+        self.wait = ctypes.CFUNCTYPE(None, word, word, word)(wait)
+        self.post = ctypes.CFUNCTYPE(None, word)(post)
+
+
+class _Worker(threading.Thread):
+    def __init__(self, team: Team, index: int) -> None:
+        super().__init__(name=f"convc-{index}", daemon=True)
+        self.team = team
+        self.index = index
+        self.sleeping = False
+        self.wake = threading.Semaphore(0)
+
+    def run(self) -> None:
+        team, wait, walk = self.team, self.team.driver.wait, self.team.driver.walk
+        ticket, address, seen = team.ticket, team.ticket.ctypes.data, 0
+        while True:
+            wait(address, seen, SPINS)
+            if ticket[0] == seen:
+                self.sleeping = True  # set before the second look: whoever posts sees one or the other
+                if ticket[0] == seen:
+                    self.wake.acquire()
+                self.sleeping = False
+                if ticket[0] == seen:
+                    continue
+            seen = int(ticket[0])
+            steps, count = team.job
+            walk(steps, count, team.barrier, self.index, team.size)
+
+
+class Team:
+    """The caller's thread and `size - 1` daemon threads."""
+
+    def __init__(self, size: int, driver: Driver) -> None:
+        self.size = size
+        self.driver = driver
+        self.busy = threading.Lock()
+        self.job = (0, 0)
+        self.ticket = np.zeros(16, np.int64)
+        self._state = np.zeros(BARRIER_BYTES // 8 + 16, np.int64)
+        self.barrier = -(-self._state.ctypes.data // 64) * 64
+        self.workers = [_Worker(self, index) for index in range(1, size)]
+        for worker in self.workers:
+            worker.start()
+
+    def run(self, steps: int, count: int) -> None:
+        """Run `count` steps at address `steps` and return when all threads are through."""
+        walk = self.driver.walk
+        if not self.workers or not self.busy.acquire(blocking=False):
+            walk(steps, count, 0, 0, 1)
+            return
+        try:
+            self.job = (steps, count)
+            self.driver.post(self.ticket.ctypes.data)
+            for worker in self.workers:
+                if worker.sleeping:
+                    worker.wake.release()
+            walk(steps, count, self.barrier, 0, self.size)
+        finally:
+            self.busy.release()
+
+
+_teams: dict[int, Team] = {}
+_lock = threading.Lock()
+
+
+def team(size: int, driver: Driver) -> Team:
+    """The process's team of that size."""
+    with _lock:
+        if size not in _teams:
+            _teams[size] = Team(size, driver)
+        return _teams[size]
+
+
+def _after_fork() -> None:
+    """Threads do not survive a fork: the child starts its own."""
+    global _lock
+    _lock = threading.Lock()
+    _teams.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def default_threads() -> int:
+    """Processors that this process may use: its affinity, and the quota of its control group."""
+    try:
+        count = len(os.sched_getaffinity(0))
+    except AttributeError:
+        count = os.cpu_count() or 1
+    quota = _quota()
+    return max(1, min(count, quota) if quota else count)
+
+
+def _quota() -> int:
+    """Whole processors of the control group's quota, 0 for none. A part of one counts as one."""
+
+    def read(path: str) -> list[str]:
+        try:
+            with open(path, encoding="ascii") as file:
+                return file.read().split()
+        except OSError:
+            return []
+
+    both = read("/sys/fs/cgroup/cpu.max")
+    if not both:
+        both = read("/sys/fs/cgroup/cpu/cpu.cfs_quota_us") + read("/sys/fs/cgroup/cpu/cpu.cfs_period_us")
+    if len(both) < 2 or not both[0].lstrip("-").isdigit() or int(both[0]) <= 0:
+        return 0
+    return -(-int(both[0]) // int(both[1]))
+
+
+__all__ = ["Any", "Driver", "Team", "default_threads", "team"]

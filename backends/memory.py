@@ -1,0 +1,83 @@
+"""Offsets of buffers in the arena: buffers whose lives overlap never overlap in memory, others may."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from convc.backends.program import Buffer, Halo, Program, buffers_of
+from convc.dims import concrete
+
+ALIGNMENT = 64
+PAGE = 4096
+
+
+def plane_bytes(buffer: Buffer, halo: Halo, sizes: Mapping[str, int]) -> int:
+    """Bytes from one plane of a buffer to the next: a multiple of 64 that is no multiple of 4096.
+
+    Planes that start a multiple of 4096 apart fall into the same sets of the first-level cache.
+    """
+    images, _, height, width = buffer.type.concrete(sizes)
+    top, left, bottom, right = halo
+    size = images * (height + top + bottom) * (width + left + right) * buffer.lanes * 4
+    size = -(-size // ALIGNMENT) * ALIGNMENT
+    return size + ALIGNMENT if size % PAGE == 0 and size else size
+
+
+def buffer_bytes(buffer: Buffer, halo: Halo, sizes: Mapping[str, int]) -> int:
+    """Bytes of a buffer, halo included."""
+    if buffer.is_planes:
+        return buffer.count * plane_bytes(buffer, halo, sizes)
+    total = buffer.type.dtype.bytes
+    for size in buffer.type.shape:
+        total *= concrete(size, sizes)
+    return -(-total // ALIGNMENT) * ALIGNMENT
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """Byte offset of every arena buffer, the arena's size, and each buffer's first and last step."""
+
+    offsets: Mapping[int, int]
+    total: int
+    lives: Mapping[int, tuple[int, int]]
+
+
+def lifetimes(program: Program) -> dict[int, tuple[int, int]]:
+    """First and last step that touch each arena buffer. Steps that run together with the next count as one moment."""
+    lives: dict[int, tuple[int, int]] = {}
+    moment = 0
+    for step in program.steps:
+        for layout in (*step.reads, *step.writes):
+            for index in buffers_of(layout):
+                if program.buffers[index].place == "arena":
+                    first, _ = lives.get(index, (moment, moment))
+                    lives[index] = (first, moment)
+        moment += not step.joins
+    return lives
+
+
+def plan_memory(program: Program, sizes: Mapping[str, int]) -> MemoryPlan:
+    """Place the largest buffers first, each at the lowest free offset among those that live at the same time."""
+    lives = lifetimes(program)
+    need = {
+        index: buffer_bytes(b, program.halos.get(b.group, (0, 0, 0, 0)), sizes)
+        for index, b in enumerate(program.buffers)
+        if index in lives
+    }
+    placed: list[tuple[int, int, int, int]] = []  # offset, end, first, last
+    offsets: dict[int, int] = {}
+    total = 0
+    for index in sorted(need, key=lambda i: (-need[i], i)):
+        first, last = lives[index]
+        at = 0
+        for start, end, begins, ends in placed:  # sorted by offset
+            if begins <= last and first <= ends:
+                if at + need[index] <= start:
+                    break
+                at = max(at, end)
+        offsets[index] = at
+        placed.append((at, at + need[index], first, last))
+        placed.sort()
+        total = max(total, at + need[index])
+    return MemoryPlan(offsets, total, lives)

@@ -1,0 +1,111 @@
+"""The one function that walks all stages: description, Graph, passes, Program, kernels, CompiledModel."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from convc.errors import InputError, TargetError
+from convc.interp import run_graph
+from convc.ir.graph import Graph
+from convc.limits import Limits
+from convc.model import CompiledModel, Options, Runnable
+from convc.passes.manager import Passes, run_passes
+from convc.source import InputShapes, read_source
+from convc.types import Array
+
+Progress = Callable[[str, int, int], None]
+
+
+def compile(
+    source: Any,
+    *,
+    target: str = "cpu",
+    passes: Passes = "default",
+    budget: float | None = None,
+    threads: int | None = None,
+    precision: str = "float32",
+    input_shapes: InputShapes | None = None,
+    example_inputs: Sequence[Any] | None = None,
+    calibration: Any = None,
+    dump_dir: str | os.PathLike[str] | None = None,
+    limits: Limits | None = None,
+    progress: Progress | None = None,
+) -> CompiledModel:
+    """Compile a network to a callable.
+
+    Parameters
+    ----------
+    source
+        A path to an ONNX file, an onnx.ModelProto or its bytes, `"zoo:resnet18"`, a path to a textual form, or a
+        convc.Graph.
+    target
+        `"cpu"`, or `"cpu:avx512"`, `"cpu:avx2"`, `"cpu:portable"` to force an instruction set; `"reference"` runs the
+        NumPy interpreter.
+    passes
+        `"default"`, `"none"` (each operator its own kernel), or a sequence of names and passes.
+    threads
+        Threads of an inference; None takes what the process may use. Results do not depend on it.
+    input_shapes
+        Shapes of inputs by name: a number fixes a size, a name makes it symbolic, None keeps it.
+    dump_dir
+        A folder for the graph before and after each pass, the difference, and the record.
+    limits
+        What a model may ask for before anything is allocated.
+    progress
+        Called as (kernel, done, total) while kernels compile.
+
+    Raises
+    ------
+    ModelError, InputError, LimitError, TargetError
+        Naming the node and the way out.
+    """
+    limits = limits or Limits()
+    if precision != "float32":
+        raise InputError(f"precision={precision!r} is not available for {target}", hint="use precision='float32'")
+    if budget is not None or calibration is not None:
+        raise InputError("there is no approximate pass to spend a budget on", hint="leave out budget and calibration")
+    if example_inputs is not None:
+        raise InputError("example_inputs belongs to PyTorch modules, which cannot be read", hint="export to ONNX")
+    options = Options(target, threads, limits)
+    make = _target(options)
+    graph = read_source(source, input_shapes=input_shapes, limits=limits)
+    graph, records = run_passes(graph, passes, dump_dir=os.fspath(dump_dir) if dump_dir else None, limits=limits)
+    return CompiledModel(graph, records, options, make(graph, progress))
+
+
+def build_runnable(graph: Graph, options: Options) -> Runnable:
+    """What runs a graph that has been through its passes."""
+    return _target(options)(graph, None)
+
+
+def _target(options: Options) -> Callable[[Graph, Progress | None], Runnable]:
+    kind, _, detail = options.target.partition(":")
+    if kind == "cpu":
+        from convc.backends.cpu.target import CpuTarget
+
+        cpu = CpuTarget(detail, options.threads)
+        return lambda graph, progress: cpu.build(graph, options.limits, progress=progress)[0]
+    if options.target == "reference":
+        return lambda graph, progress: Reference(graph)
+    if kind == "cuda":
+        raise TargetError("target 'cuda' is not available in this version", hint="use target='cpu'")
+    raise InputError(f"target={options.target!r} is not known", hint="use 'cpu', 'cpu:avx2' or 'reference'")
+
+
+class Reference:
+    """The NumPy interpreter as a target."""
+
+    def __init__(self, graph: Graph) -> None:
+        from convc.backends.program import Program
+
+        self.graph = graph
+        inputs = tuple((n.name, n.type) for n in graph.inputs)
+        outputs = tuple((o.name, graph[o.node].type) for o in graph.outputs)
+        self.program = Program(graph.name, "reference", (), (), {}, {}, {}, inputs, outputs, graph.nominal)
+
+    def run(self, inputs: Sequence[Array], sizes: Mapping[str, int]) -> list[Array]:
+        """Outputs in order."""
+        named = {node.name: array for node, array in zip(self.graph.inputs, inputs, strict=True)}
+        return list(run_graph(self.graph, named).values())

@@ -1,0 +1,187 @@
+"""CompiledModel: a network that can be called, and the account of how it was made."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from convc.dims import Dim
+from convc.errors import InputError, ModelError
+from convc.interp import bind_sizes
+from convc.ir.graph import Graph
+from convc.limits import Limits
+from convc.types import Array, TensorType
+
+if TYPE_CHECKING:
+    from convc.backends.program import Program
+    from convc.passes.base import PassRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """An input or output: its name, NumPy dtype, and shape of ints and symbols (as text)."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int | str, ...]
+
+    @staticmethod
+    def of(name: str, type: TensorType) -> Port:
+        return Port(name, type.dtype.numpy, tuple(d if isinstance(d, int) else str(d) for d in type.shape))
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]"
+
+
+class Runnable(Protocol):
+    """What a target makes of a graph."""
+
+    @property
+    def program(self) -> Program: ...
+
+    def run(self, inputs: Sequence[Array], sizes: Mapping[str, int]) -> list[Array]:
+        """Output arrays in order, from contiguous inputs in order."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a model is run: target with instruction set, threads (None: what the process may use), limits."""
+
+    target: str = "cpu"
+    threads: int | None = None
+    limits: Limits = Limits()
+
+
+class CompiledModel:
+    """A compiled network. Call it with arrays; ask it what the passes did and what will run.
+
+    It may be called from many threads at once, pickled, sent to another process, and called after fork or spawn.
+    Arrays may be read-only; outputs are new arrays. Results do not depend on threads, batch position or run.
+    """
+
+    def __init__(self, graph: Graph, records: Sequence[PassRecord], options: Options, runnable: Runnable) -> None:
+        self.graph = graph
+        self.records = tuple(records)
+        self.options = options
+        self.inputs = tuple(Port.of(n.name, n.type) for n in graph.inputs)
+        self.outputs = tuple(Port.of(o.name, graph[o.node].type) for o in graph.outputs)
+        self._runnable: Runnable | None = runnable
+        self._lock = threading.Lock()
+        self._sizes: dict[tuple[tuple[int, ...], ...], dict[str, int]] = {}
+
+    # ---- running -----------------------------------------------------------------------------------------------
+
+    def __call__(self, *arrays: npt.ArrayLike) -> Any:
+        """Outputs for the inputs in order: one array, or a tuple where there are several outputs.
+
+        Raises InputError that names the input, what was found and what was expected.
+        """
+        if len(arrays) != len(self.inputs):
+            expected = ", ".join(map(str, self.inputs)) or "none"
+            raise InputError(
+                f"{self.graph.name} got {len(arrays)} arrays, expected {len(self.inputs)}", hint=f"inputs are {expected}"
+            )
+        outputs = self._run([np.asarray(a) for a in arrays])
+        return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+    def run(self, inputs: Mapping[str, npt.ArrayLike]) -> dict[str, Array]:
+        """Outputs by name, from inputs by name. Raises InputError."""
+        known = [port.name for port in self.inputs]
+        for name in inputs:
+            if name not in known:
+                raise InputError(f"{self.graph.name} has no input {name}", hint=f"its inputs are {', '.join(known)}")
+        for port in self.inputs:
+            if port.name not in inputs:
+                raise InputError(f"input {port} is missing", hint=f"the inputs are {', '.join(known)}")
+        outputs = self._run([np.asarray(inputs[name]) for name in known])
+        return {port.name: array for port, array in zip(self.outputs, outputs, strict=True)}
+
+    def _run(self, arrays: list[Array]) -> list[Array]:
+        for index, (port, array) in enumerate(zip(self.inputs, arrays, strict=True)):
+            if array.dtype != port.dtype:
+                raise InputError(
+                    f"input {port.name} has dtype {array.dtype}, expected {port.dtype}",
+                    hint=f"convert it with .astype({str(port.dtype)!r})",
+                )
+            if not array.flags.c_contiguous or not array.flags.aligned or not array.dtype.isnative:
+                arrays[index] = np.require(array, port.dtype, ["C", "A"])
+        key = tuple(array.shape for array in arrays)
+        sizes = self._sizes.get(key)
+        if sizes is None:
+            sizes = self._check_shapes(key)
+        return self.runnable.run(arrays, sizes)
+
+    def _check_shapes(self, shapes: tuple[tuple[int, ...], ...]) -> dict[str, int]:
+        named = {port.name: shape for port, shape in zip(self.inputs, shapes, strict=True)}
+        sizes = bind_sizes(self.graph.inputs, named)
+        text = ", ".join(f"{name}={size}" for name, size in sizes.items())
+        free = {s for n in self.graph.nodes for d in n.type.shape if isinstance(d, Dim) for s in d.symbols} - set(sizes)
+        if free:
+            raise InputError(
+                f"the inputs do not determine the sizes {', '.join(sorted(free))}", hint="compile with input_shapes="
+            )
+        try:
+            bound = self.graph.bind(**sizes) if sizes else self.graph
+        except ModelError as error:
+            raise InputError(f"{self.graph.name} does not take {text}: {error.message}", hint=error.hint) from error
+        for node in bound.inputs:
+            if node.type.shape != named[node.name]:
+                raise InputError(
+                    f"input {node.name} has shape {list(named[node.name])}, expected {node.type}",
+                    hint="resize the input, or compile with input_shapes=",
+                )
+        for node in bound.nodes:
+            self.options.limits.check_tensor(f"%{node.name}", node.type, {})
+        if len(self._sizes) > 1000:
+            self._sizes.clear()
+        self._sizes[shapes] = sizes
+        return sizes
+
+    # ---- the account -------------------------------------------------------------------------------------------
+
+    @property
+    def runnable(self) -> Runnable:
+        """What runs the network; made on first use after unpickling."""
+        if self._runnable is None:
+            with self._lock:
+                if self._runnable is None:
+                    from convc.compiler import build_runnable
+
+                    self._runnable = build_runnable(self.graph, self.options)
+        return self._runnable
+
+    @property
+    def program(self) -> Program:
+        """Steps over one arena: what runs."""
+        return self.runnable.program
+
+    @property
+    def sources(self) -> Mapping[str, str]:
+        """Emitted source of every kernel, by name."""
+        return self.program.kernels
+
+    def save(self, path: str | Path) -> None:
+        """Write a `.convc` file, whole or not at all: graph, records, weights, packed weights, object code.
+
+        Raises InputError where the file cannot be written.
+        """
+        from convc.artifact import save
+
+        save(self, path)
+
+    def __repr__(self) -> str:
+        ports = ", ".join(map(str, self.inputs))
+        return f"CompiledModel({self.graph.name!r}, {self.options.target!r}, inputs: {ports})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"graph": self.graph, "records": self.records, "options": self.options}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["graph"], state["records"], state["options"], None)  # type: ignore[misc]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -27,10 +28,19 @@ def known_input(call: Call, index: int) -> Known:
     return known
 
 
-def _like(source: Known, array: Array) -> Known:
+def _like(source: Known, found: Any) -> Known:
+    array = np.asarray(found, object if source.symbolic else None)
     if array.size > MOST_ELEMENTS:
         raise UnknownError
-    return Known.make(source.dtype, array) if source.symbolic else Known(source.dtype, np.asarray(array))
+    return Known.make(source.dtype, array) if source.symbolic else Known(source.dtype, array)
+
+
+def _fixed(call: Call, index: int, what: str) -> tuple[int, ...]:
+    """Sizes that an input gives. Raises UnknownError where one is symbolic."""
+    sizes = call.sizes(index, what)
+    if any(isinstance(s, Dim) for s in sizes):
+        raise UnknownError
+    return tuple(s for s in sizes if isinstance(s, int))
 
 
 def _fold(call: Call) -> Known:
@@ -160,7 +170,7 @@ def _cast_like(call: Call) -> Known:
 
 def _reshape(call: Call) -> Known:
     data = known_input(call, 0)
-    target = list(call.ints(1, "shape"))
+    target = list(_fixed(call, 1, "shape"))
     if not call.flag("allowzero"):
         target = [data.array.shape[i] if s == 0 else s for i, s in enumerate(target)]
     return _like(data, data.array.reshape(target))
@@ -178,14 +188,14 @@ def _transpose(call: Call) -> Known:
 
 
 def _expand(call: Call) -> Known:
-    data, target = known_input(call, 0), call.ints(1, "shape")
+    data, target = known_input(call, 0), _fixed(call, 1, "shape")
     if math.prod(target) * max(data.array.size, 1) > MOST_ELEMENTS:
         raise UnknownError
     return _like(data, np.broadcast_to(data.array, np.broadcast_shapes(data.array.shape, target)))
 
 
 def _tile(call: Call) -> Known:
-    data, repeats = known_input(call, 0), call.ints(1, "repeats")
+    data, repeats = known_input(call, 0), _fixed(call, 1, "repeats")
     if len(repeats) != data.array.ndim or math.prod(repeats) * data.array.size > MOST_ELEMENTS:
         raise UnknownError
     return _like(data, np.tile(data.array, repeats))

@@ -151,13 +151,11 @@ def _output(builder: Builder, name: str, scope: Scope) -> Node:
 
 
 def _check_attributes(proto: onnx.NodeProto, opset: int) -> None:
-    """Raise ModelError for attributes that the operator does not have in this opset, and for removed operators."""
+    """Raise ModelError for attributes that the operator does not have in this opset."""
     try:
         schema: Any = onnx.defs.get_schema(proto.op_type, opset, "")
     except Exception as error:  # onnx.defs.SchemaError is not exported by every version
         raise ModelError(f"the operator does not exist in opset {opset}", hint="export with another opset") from error
-    if schema.deprecated:
-        raise ModelError(f"the operator was removed before opset {opset}", hint="export with an older opset")
     seen: set[str] = set()
     for attribute in proto.attribute:
         name = attribute.name

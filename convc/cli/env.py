@@ -46,6 +46,8 @@ def version_of(package: str) -> str | None:
 def environment() -> dict[str, Any]:
     """The facts as plain JSON values."""
     from convc.backends.cpu.isa import available
+    from convc.backends.cpu.team import default_threads
+    from convc.backends.store import store
 
     return {
         "convc": __version__,
@@ -53,6 +55,8 @@ def environment() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "processor": processor(),
         "instruction_sets": list(available()),
+        "threads": default_threads(),
+        "store": str(store().folder),
         "packages": {name: version_of(name) for name in PACKAGES},
     }
 

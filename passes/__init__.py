@@ -34,6 +34,8 @@ PIPELINES: dict[str, tuple[str, ...]] = {
         "eliminate_common",
         "fold_padding",
         "fuse_batchnorm",
+        # A pad may only now stand before a convolution.
+        "fold_padding",
         "fuse_epilogue",
         # Fusing leaves new constants, and operators that have become equal.
         "fold_constants",

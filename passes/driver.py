@@ -104,7 +104,7 @@ def _neighbours(draft: Draft, node: Node) -> dict[str, None]:
 def _affected(draft: Draft, applied: Applied, around: Mapping[str, None]) -> list[str]:
     """Nodes to look at again: new ones, their neighbours, and those near what is gone."""
     found: dict[str, None] = {}
-    for name in (*applied.added, *around):
+    for name in (*applied.added, *applied.freed, *around):
         if name not in draft:
             continue
         found[name] = None

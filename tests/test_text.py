@@ -207,7 +207,7 @@ def operators(draw: st.DrawFn, name: str, x: Node) -> Node:
                 ("leaky_relu", {"alpha": draw(FLOATS)}),
                 ("clip", {"min": draw(FLOATS), "max": draw(FLOATS)}),
                 ("gelu", {"approximate": draw(st.sampled_from(["none", "tanh"]))}),
-                ("reduce_mean", {"axes": tuple(range(rank)), "keepdims": draw(st.booleans())}),
+                ("reduce_sum", {"axes": tuple(range(rank)), "keepdims": draw(st.booleans())}),
                 ("transpose", {"perm": tuple(draw(st.permutations(range(rank))))}),
                 ("pad", {"before": draw(pads), "after": draw(pads), "value": draw(FLOATS)}),
                 ("reshape", {"shape": (*x.type.shape, 1)}),

@@ -23,10 +23,11 @@ class Patch:
 
 @dataclass(frozen=True)
 class Applied:
-    """What a patch did: names of nodes that are gone, and of those that are new or redefined."""
+    """What a patch did: names of nodes that are gone, that are new or redefined, and that lost a user but stay."""
 
     removed: tuple[str, ...]
     added: tuple[str, ...]
+    freed: tuple[str, ...] = ()
 
 
 class Draft:
@@ -130,9 +131,10 @@ class Draft:
             self._redirect(old_name, new_name, made)
             touched[old_name] = None
         removed = self._drop_dead(touched)
-        gone = set(removed)
         self._taken.update(made)
-        return Applied(tuple(removed), tuple(node.name for node in patch.nodes if node.name not in gone))
+        added = tuple(node.name for node in patch.nodes if node.name in self._nodes)
+        freed = tuple(name for name in touched if name in self._nodes and name not in made)
+        return Applied(tuple(removed), added, freed)
 
     def freeze(self) -> Graph:
         """The draft as a graph; the original one where nothing was edited."""
@@ -195,7 +197,8 @@ class Draft:
             self._output_nodes.discard(old_name)
             self._output_nodes.add(new_name)
 
-    def _drop_dead(self, touched: Iterable[str]) -> list[str]:
+    def _drop_dead(self, touched: dict[str, None]) -> list[str]:
+        """Drop nodes that have died; `touched` says where to begin, and gains what the dropped ones read."""
         removed: list[str] = []
         waiting = list(touched)
         while waiting:
@@ -207,6 +210,7 @@ class Draft:
             del self._nodes[name], self._users[name], self._place[name]
             for operand in dict.fromkeys(node.operands):
                 self._users[operand].pop(name, None)
+                touched[operand] = None
                 waiting.append(operand)
         return removed
 

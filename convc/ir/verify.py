@@ -73,7 +73,7 @@ def _check_node(node: Node, seen: dict[str, Node]) -> None:
         else:
             expected = operator.infer([seen[i].type if i is not None else None for i in node.inputs], complete)
     except ModelError as error:
-        raise ModelError(f"{node}: {error.message}", hint=error.hint) from error
+        raise ModelError(f"{node}: {error.message}", hint=error.hint or "use make_node") from error
     if expected != node.type:
         raise ModelError(f"{node} has type {node.type}, inference gives {expected}", hint="use make_node")
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from convc.errors import ModelError
-from convc.frontends.onnx.context import Call, Importer
+from convc.frontends.onnx.context import Call, Importer, shortest
 from convc.frontends.onnx.tensors import dtype_of
 from convc.ir.graph import Node
 
@@ -109,12 +109,12 @@ def _dropout(call: Call) -> Node:
     """Inference only: identity. Opset 12 takes ratio and training mode as inputs."""
     if call.opset < 12:
         return call.emit("dropout", call.node(0), ratio=call.real("ratio", 0.5))
-    ratio = call.scalar(1, "ratio") if call.has(1) else 0.5
     if call.has(2):
         training = call.known(2)
         if training is None or bool(np.any(training.array)):
             raise ModelError("training_mode is not false", hint="export in inference mode, as with model.eval()")
-    return call.emit("dropout", call.node(0), ratio=float(str(np.float32(ratio))))
+    ratio = call.scalar(1, "ratio") if call.has(1) and call.known(1) is not None else 0.5
+    return call.emit("dropout", call.node(0), ratio=shortest(ratio))
 
 
 def _composed(build: Callable[[Call, Node], Node]) -> Importer:

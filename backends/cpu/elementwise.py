@@ -137,12 +137,10 @@ def lower_elementwise(asm: Assembler, node: Node, isa: Isa) -> None:
         return
     operands: list[Layout | Operand] = [_plain_operand(asm, name, node) for name in node.operands]
     y = asm.new_plain(node.name, node.type)
-    shapes = [_padded(asm, o, node.type.rank) for o in operands]
+    shapes = [_padded(o, node.type.rank) for o in operands]
     splats = tuple(len(s) == 0 or s[-1] == 1 and node.type.shape[-1] != 1 for s in shapes)
     kernel = emit_plain(isa, function, splats, len(params))
-    params_ = {"operands": operands, "splats": splats, "floats": params}
-    asm.step(kernel, "map_plain", node.name, [o for o in operands if isinstance(o, Plain)], (y,), params_)
-    asm.define(y)
+    _append(asm, node, kernel, "map_plain", operands, y, {"splats": splats, "floats": params})
 
 
 def lower_batch_norm(asm: Assembler, node: Node, isa: Isa) -> None:
@@ -163,8 +161,7 @@ def lower_batch_norm(asm: Assembler, node: Node, isa: Isa) -> None:
         y = asm.new_planes(node.name, node.type, places=x.places)
         operands: list[Layout | Operand] = [x, *(_planes_constant(asm, node, v.reshape(1, -1, 1, 1), x) for v in values)]
         kernel = emit_planes(isa, "scale_shift", (False,) * 3, 0)
-        asm.step(kernel, "map_planes", node.name, (x,), (y,), {"operands": operands, "floats": (), "splats": (False,) * 3})
-        asm.define(y)
+        _append(asm, node, kernel, "map_planes", operands, y, {"splats": (False,) * 3, "floats": ()})
         return
     plain = asm.plain(node.operands[0])
     shape = (1, len(scale), *[1] * (node.type.rank - 2))
@@ -172,8 +169,7 @@ def lower_batch_norm(asm: Assembler, node: Node, isa: Isa) -> None:
     operands = [plain, *(Operand(asm.pack(f"{node.name}.scale", v), shape) for v in values)]
     y_plain = asm.new_plain(node.name, node.type)
     kernel = emit_plain(isa, "scale_shift", splats, 0)
-    asm.step(kernel, "map_plain", node.name, (plain,), (y_plain,), {"operands": operands, "floats": (), "splats": splats})
-    asm.define(y_plain)
+    _append(asm, node, kernel, "map_plain", operands, y_plain, {"splats": splats, "floats": ()})
 
 
 def _leader(asm: Assembler, node: Node) -> Planes | None:
@@ -215,11 +211,21 @@ def _lower_planes(
         operands.append(aligned(asm, name, value, leader))
         splats.append(False)
     y = asm.new_planes(node.name, node.type, places=leader.places)
-    reads = [o for o in operands if isinstance(o, Planes)]
     kernel = emit_planes(isa, function, tuple(splats), len(params))
-    asm.step(kernel, "map_planes", node.name, reads, (y,), {"operands": operands, "floats": params, "splats": tuple(splats)})
-    asm.define(y)
+    _append(asm, node, kernel, "map_planes", operands, y, {"splats": tuple(splats), "floats": params})
     return True
+
+
+def _append(
+    asm: Assembler, node: Node, kernel: tuple[str, str], family: str, operands: Sequence[Layout | Operand],
+    y: Plain | Planes, params: dict[str, Any],
+) -> None:  # fmt: skip
+    """Append the step. `operands` in its params are constants, or positions among what it reads."""
+    reads = [o for o in operands if not isinstance(o, Operand)]
+    places = iter(range(len(reads)))
+    params["operands"] = [o if isinstance(o, Operand) else next(places) for o in operands]
+    asm.step(kernel, family, node.name, reads, (y,), params)
+    asm.define(y)
 
 
 def aligned(asm: Assembler, name: str, value: Planes, leader: Planes) -> Planes:
@@ -254,9 +260,8 @@ def _plain_operand(asm: Assembler, name: str, node: Node) -> Layout | Operand:
     return asm.plain(name)
 
 
-def _padded(asm: Assembler, operand: Layout | Operand, rank: int) -> tuple[Any, ...]:
+def _padded(operand: Layout | Operand, rank: int) -> tuple[Any, ...]:
     shape = operand.shape if isinstance(operand, Operand) else operand.type.shape  # type: ignore[union-attr]
-    del asm
     return (*[1] * (rank - len(shape)), *shape)
 
 
@@ -279,10 +284,7 @@ def _lower_scalar(asm: Assembler, node: Node, isa: Isa) -> None:
     operands = [_plain_operand(asm, name, node) for name in names]
     y = asm.new_plain(node.name, node.type)
     kernel = emit_scalar(isa, op, kinds, "u8" if out is DType.BOOL else str(out))
-    widths = [t.bytes for t in types]
-    reads = [o for o in operands if isinstance(o, Plain)]
-    asm.step(kernel, "map_scalar", node.name, reads, (y,), {"operands": operands, "bytes": widths})
-    asm.define(y)
+    _append(asm, node, kernel, "map_scalar", operands, y, {"bytes": [t.bytes for t in types]})
 
 
 # ---- arguments -----------------------------------------------------------------------------------------------------
@@ -304,8 +306,10 @@ def planes_arguments(step: Step, bound: Binding) -> Sequence[Word]:
             row = width * pixel if height > 1 else 0
             words += [bound.constant(operand.packed), bound.table(table), 0, row, pixel if width > 1 else 0]
             continue
-        x = bound.geometry(operand)
-        table = x.planes + (int(operand.places[0, 1]) * 4 if is_splat else 0)
+        source = step.reads[operand]
+        assert isinstance(source, Planes)
+        x = bound.geometry(source)
+        table = x.planes + (int(source.places[0, 1]) * 4 if is_splat else 0)
         words += [
             bound.arena, bound.table(table), x.image if x.images > 1 else 0, x.row if x.height > 1 else 0,
             x.pixel if x.width > 1 else 0,
@@ -348,11 +352,16 @@ def _axes(
     assert isinstance(y, Plain)
     shape = bound.shape(y)
     bases: list[Word] = []
-    strides: list[Ints] = []
+    strides: list[list[int]] = []
     for operand, width in zip(step.params["operands"], widths, strict=True):
-        is_constant = isinstance(operand, Operand)
-        bases.append(bound.constant(operand.packed) if is_constant else bound.address(operand))
-        strides.append(broadcast_strides(operand.shape if is_constant else bound.shape(operand), shape, width))  # type: ignore[arg-type]
+        if isinstance(operand, Operand):
+            bases.append(bound.constant(operand.packed))
+            strides.append(broadcast_strides(operand.shape, shape, width))
+            continue
+        source = step.reads[operand]
+        assert isinstance(source, Plain)
+        bases.append(bound.address(source))
+        strides.append(broadcast_strides(bound.shape(source), shape, width))
     inner = shape[-1] if shape else 1
     last = [s[-1] if len(s) else 0 for s in strides]
     sizes, merged = merge_axes(shape[:-1], [s[:-1] for s in strides])

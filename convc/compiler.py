@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from convc.errors import InputError, TargetError
+from convc.errors import Error, InputError, TargetError
 from convc.interp import run_graph
 from convc.ir.graph import Graph
 from convc.limits import Limits
@@ -69,29 +69,52 @@ def compile(
     if example_inputs is not None:
         raise InputError("example_inputs belongs to PyTorch modules, which cannot be read", hint="export to ONNX")
     options = Options(target, threads, limits)
-    make = _target(options)
+    check_target(options)
     graph = read_source(source, input_shapes=input_shapes, limits=limits)
     graph, records = run_passes(graph, passes, dump_dir=os.fspath(dump_dir) if dump_dir else None, limits=limits)
-    return CompiledModel(graph, records, options, make(graph, progress))
+    return CompiledModel(graph, records, options, build_runnable(graph, options, progress=progress))
 
 
-def build_runnable(graph: Graph, options: Options) -> Runnable:
-    """What runs a graph that has been through its passes."""
-    return _target(options)(graph, None)
+def build_runnable(
+    graph: Graph,
+    options: Options,
+    *,
+    progress: Progress | None = None,
+    packed: Mapping[str, Array] | None = None,
+    code: Mapping[str, bytes] | None = None,
+    built_for: str | None = None,
+) -> Runnable:
+    """What runs a graph that has been through its passes.
 
-
-def _target(options: Options) -> Callable[[Graph, Progress | None], Runnable]:
+    `packed` and `code` (trusted) come from an artifact `built_for` a target; they serve where this is the same.
+    """
     kind, _, detail = options.target.partition(":")
     if kind == "cpu":
         from convc.backends.cpu.target import CpuTarget
 
         cpu = CpuTarget(detail, options.threads)
-        return lambda graph, progress: cpu.build(graph, options.limits, progress=progress)[0]
+        same = built_for == f"cpu:{cpu.isa.name}"
+        return cpu.build(graph, options.limits, progress=progress, packed=packed if same else None, objects=code)
     if options.target == "reference":
-        return lambda graph, progress: Reference(graph)
-    if kind == "cuda":
-        raise TargetError("target 'cuda' is not available in this version", hint="use target='cpu'")
-    raise InputError(f"target={options.target!r} is not known", hint="use 'cpu', 'cpu:avx2' or 'reference'")
+        return Reference(graph)
+    raise _unknown_target(options.target)
+
+
+def check_target(options: Options) -> None:
+    """Raise TargetError or InputError, before any work, where this machine cannot serve the options."""
+    kind, _, detail = options.target.partition(":")
+    if kind == "cpu":
+        from convc.backends.cpu.target import CpuTarget
+
+        CpuTarget(detail, options.threads)
+    elif options.target != "reference":
+        raise _unknown_target(options.target)
+
+
+def _unknown_target(target: str) -> Error:
+    if target.partition(":")[0] == "cuda":
+        return TargetError("target 'cuda' is not available in this version", hint="use target='cpu'")
+    return InputError(f"target={target!r} is not known", hint="use 'cpu', 'cpu:avx2' or 'reference'")
 
 
 class Reference:

@@ -24,8 +24,17 @@ PLANS = 8
 class Executable:
     """Runs a Program whose kernels have addresses in this process. Any number of threads may call it at once."""
 
-    def __init__(self, program: Program, addresses: Mapping[str, int], threads: int, limits: Limits) -> None:
+    def __init__(
+        self,
+        program: Program,
+        addresses: Mapping[str, int],
+        objects: Mapping[str, bytes],
+        threads: int,
+        limits: Limits,
+    ) -> None:
         self.program = program
+        self.objects = objects
+        """Object code of the kernels, by the store's key."""
         self.threads = threads
         self._limits = limits
         self._addresses = addresses

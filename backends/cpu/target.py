@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from convc.backends.cpu import isa as isas
-from convc.backends.cpu.build import Progress, build_objects, link_objects
+from convc.backends.cpu.build import Progress, build_objects, kernel_key, link_objects
 from convc.backends.cpu.driver import DRIVERS
 from convc.backends.cpu.executable import Executable
 from convc.backends.cpu.lower import lower
@@ -34,9 +34,10 @@ class CpuTarget:
         progress: Progress | None = None,
         packed: Mapping[str, Array] | None = None,
         objects: Mapping[str, bytes] | None = None,
-    ) -> tuple[Executable, dict[str, bytes]]:
-        """The executable, and the object code of its kernels. `packed` and `objects` (trusted) come from an artifact."""
+    ) -> Executable:
+        """The executable. `packed` and `objects` (trusted, by key) come from an artifact."""
         program = lower(graph, self.isa, packed)
         sources = {**program.kernels, **DRIVERS}
         code, _ = build_objects(sources, self.isa, store(), progress, objects)
-        return Executable(program, link_objects(code), self.threads, limits), code
+        keyed = {kernel_key(name, sources[name], self.isa): one for name, one in code.items()}
+        return Executable(program, link_objects(code), keyed, self.threads, limits)

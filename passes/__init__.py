@@ -8,6 +8,7 @@ from convc.passes.eliminate_dead import ELIMINATE_DEAD
 from convc.passes.eliminate_identity import ELIMINATE_IDENTITY
 from convc.passes.fold_constants import FOLD_CONSTANTS
 from convc.passes.fold_padding import FOLD_PADDING
+from convc.passes.fold_pool_padding import FOLD_POOL_PADDING
 from convc.passes.fuse_batchnorm import FUSE_BATCHNORM
 from convc.passes.fuse_epilogue import FUSE_EPILOGUE
 from convc.passes.manager import run_passes
@@ -20,6 +21,7 @@ PASSES: dict[str, Pass] = {
         ELIMINATE_IDENTITY,
         ELIMINATE_COMMON,
         FOLD_PADDING,
+        FOLD_POOL_PADDING,
         FUSE_BATCHNORM,
         FUSE_EPILOGUE,
     )
@@ -36,6 +38,7 @@ PIPELINES: dict[str, tuple[str, ...]] = {
         "fuse_batchnorm",
         # A pad may only now stand before a convolution.
         "fold_padding",
+        "fold_pool_padding",
         "fuse_epilogue",
         # Fusing leaves new constants, and operators that have become equal.
         "fold_constants",

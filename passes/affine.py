@@ -6,6 +6,7 @@ x - c: 1, -c. c - x: -1, c. Everything in float64.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,6 +96,13 @@ def _arithmetic(node: Node, x: Node, c: Array, constant_left: bool) -> Affine:
     return Affine(node, x, -ones, c) if constant_left else Affine(node, x, ones, -c)
 
 
-def overflows(old: Array, new: Array) -> bool:
-    """Whether rounding to the element type made infinities that were not there before."""
-    return bool(np.isinf(new).sum() > np.isinf(old).sum())
+def why_infinite(affine: Affine, values: Mapping[str, Array]) -> str:
+    """Which of the map's figures, or of the constants `values` made with them, are infinite; '' where none is.
+
+    An infinite weight gives NaN on a zero, where the map gave a number or infinity. NaN is carried through.
+    """
+    channels = np.flatnonzero(np.isinf(affine.scale) | np.isinf(affine.shift))
+    if channels.size:
+        return f"the scale or shift of channel {channels[0]} is infinite"
+    slots = [slot for slot, value in values.items() if np.isinf(value).any()]
+    return f"{' and '.join(slots)} would be infinite in {affine.node.type.dtype}" if slots else ""

@@ -7,6 +7,7 @@ Rejects: another mode, another value, a padded batch or channel axis, a crop.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,9 +32,12 @@ def match_padding(draft: Draft, node: Node) -> Padded | Reject | None:
     pad = required(draft, node, "x")
     if pad.op != "pad":
         return None
-    reason = _why_not(pad, node)
-    if reason:
-        return Reject(node.name, reason)
+    reason = why_not_window(pad) or _why_not_value(pad, node)
+    return Reject(node.name, reason) if reason else with_padding(draft, pad, node)
+
+
+def with_padding(draft: Draft, pad: Node, node: Node) -> Padded | Reject:
+    """`node` reading what `pad` reads, with the sum of their paddings, or why it cannot."""
     before, after = pad.attrs["before"], pad.attrs["after"]
     added = (before[2], before[3], after[2], after[3])
     attrs: dict[str, Any] = {"padding": tuple(a + b for a, b in zip(node.attrs["padding"], added, strict=True))}
@@ -48,20 +52,22 @@ def match_padding(draft: Draft, node: Node) -> Padded | Reject | None:
     return Padded(pad, fused)
 
 
-def _why_not(pad: Node, node: Node) -> str:
-    mode, value = pad.attrs["mode"], pad.attrs["value"]
+def why_not_window(pad: Node) -> str:
+    """Why the padding is not that of a window; '' where it is."""
     before, after = pad.attrs["before"], pad.attrs["after"]
-    least = -float("inf")
-    if mode != "constant":
-        return f"%{pad.name} pads in {mode} mode"
+    if pad.attrs["mode"] != "constant":
+        return f"%{pad.name} pads in {pad.attrs['mode']} mode"
     if any((*before[:2], *after[:2])):
         return f"%{pad.name} pads the batch or channel axis"
-    if min(*before, *after) < 0:
-        return f"%{pad.name} crops"
+    return f"%{pad.name} crops" if min(*before, *after) < 0 else ""
+
+
+def _why_not_value(pad: Node, node: Node) -> str:
+    value = pad.attrs["value"]
     if node.op == "max_pool2d":
         if not node.type.dtype.is_float:
             return f"%{pad.name} pads {node.type.dtype}, which has no -inf"
-        return "" if value == least else f"%{pad.name} pads by {value}, and max_pool2d pads by -inf"
+        return "" if value == -math.inf else f"%{pad.name} pads by {value}, and max_pool2d pads by -inf"
     if value != 0:
         return f"%{pad.name} pads by {value}, and {node.op} pads by 0.0"
     if node.op == "avg_pool2d" and any(node.attrs["padding"]) and not node.attrs["count_include_pad"]:

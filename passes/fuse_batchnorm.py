@@ -16,7 +16,7 @@ import numpy as np
 
 from convc.ir.graph import Node, constant
 from convc.ir.patch import Draft, Patch
-from convc.passes.affine import AFFINE, Affine, affine_input, constants_of, overflows, read_affine
+from convc.passes.affine import AFFINE, Affine, affine_input, constants_of, read_affine, why_infinite
 from convc.passes.base import Numerics, Reject
 from convc.passes.driver import RewritePass, Rule
 from convc.passes.fuse_batchnorm_ahead import FUSE_BATCHNORM_AHEAD
@@ -105,13 +105,8 @@ def match_after_batchnorm(draft: Draft, node: Node) -> Absorbed | Reject | None:
 
 
 def _checked(affine: Affine, into: Node, values: dict[str, Array]) -> Absorbed | Reject:
-    bad = np.flatnonzero(np.isinf(affine.scale) | np.isinf(affine.shift))
-    if bad.size:
-        where = f"the scale or shift of channel {bad[0]} is infinite"
-        return Reject(affine.node.name, f"{where}: %{into.name} would give NaN in place of infinity")
-    if any(overflows(np.zeros(1), value) for value in values.values()):
-        return Reject(affine.node.name, f"the constants of %{into.name} would overflow {into.type.dtype}")
-    return Absorbed(affine, into, values)
+    reason = why_infinite(affine, values)
+    return Reject(affine.node.name, reason) if reason else Absorbed(affine, into, values)
 
 
 def _absorb(draft: Draft, match: Absorbed) -> Patch:

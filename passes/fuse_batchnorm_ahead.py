@@ -12,7 +12,7 @@ import numpy as np
 
 from convc.ir.graph import Node, constant
 from convc.ir.patch import Draft, Patch
-from convc.passes.affine import AFFINE, Affine, affine_input, constants_of, overflows, read_affine
+from convc.passes.affine import AFFINE, Affine, affine_input, constants_of, read_affine, why_infinite
 from convc.passes.base import Reject
 from convc.passes.driver import Rule
 from convc.passes.pattern import array, not_exclusive, operand, remade, sources, unknown_slots
@@ -51,11 +51,8 @@ def match_ahead(draft: Draft, node: Node) -> Ahead | Reject | None:
         padding = conv.attrs["padding"]
         return Reject(node.name, f"%{conv.name} pads by {list(padding)} with zeros, not with the shift of %{node.name}")
     values = _values(draft, conv, affine)
-    if any(np.isinf(v).any() for v in (affine.scale, affine.shift)) or any(
-        overflows(np.zeros(1), value) for value in values.values()
-    ):
-        return Reject(node.name, f"the constants of %{conv.name} would be infinite")
-    return Ahead(affine, conv, values)
+    reason = why_infinite(affine, values)
+    return Reject(node.name, reason) if reason else Ahead(affine, conv, values)
 
 
 def _values(draft: Draft, conv: Node, affine: Affine) -> dict[str, Array]:

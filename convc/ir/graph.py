@@ -227,10 +227,8 @@ class Graph:
 
     def macs(self, **sizes: int) -> int:
         """Multiply-adds with weights of one inference, at nominal sizes unless others are given."""
-        total: Size = 0
-        for node in self.operators:
-            total = total + self.node_macs(node)
-        return concrete(total, {**self.nominal, **sizes})
+        known = {**self.nominal, **sizes}
+        return sum(concrete(self.node_macs(node), known) for node in self.operators)
 
     def parameters(self) -> int:
         """Elements of learnable constants, each constant counted once; BatchNormalization statistics are not learnt."""

@@ -307,7 +307,7 @@ def conv_net(conv: str = "conv2d(%x, %w)", then: str = "", y: str = BN, outputs:
         ),
         (conv_net(then="%c = constant [1.0, 2.0, 0.0, 1.0] : f32[4, 1, 1]", y="div(%conv, %c)"), "channel 2 is inf"),
         (conv_net(then="%c = constant full(1e38) : f32[4, 1, 1]\n%c2 = constant [100.0] : f32[]\n%m = mul(%conv, %c)",
-                  y="mul(%m, %c2)"), "would overflow f32"),
+                  y="mul(%m, %c2)"), "w would be infinite in f32"),
     ],
 )  # fmt: skip
 def test_refusals(text: str, reason: str) -> None:

@@ -16,7 +16,7 @@ from convc.passes import PASSES, PIPELINES, Numerics, run_passes
 from convc.passes.fuse_epilogue import EPILOGUES
 from convc.types import DType
 
-SEEDS = range(40)
+SEEDS = [*range(40), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(40, 400))]
 EXACT = [name for name, one in PASSES.items() if one.numerics is Numerics.EXACT]
 
 

@@ -38,10 +38,11 @@ def read_external(folder: Path | None, entries: Mapping[str, str], size: int, wh
             f"{what}: external data {location!r} has length {length}, its shape needs {size}", hint="export it again"
         )
     handle = _open_inside(folder, _parts(location, what), f"{what}: external data {location!r}")
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise ModelError(f"{what}: external data {location!r} is not a regular file", hint=_COPY)
     with os.fdopen(handle, "rb", buffering=0) as file:
         status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise ModelError(f"{what}: external data {location!r} is not a regular file", hint=_COPY)
         if status.st_nlink > 1:
             raise ModelError(f"{what}: external data {location!r} is a hard link", hint=_COPY)
         if offset + length > status.st_size:

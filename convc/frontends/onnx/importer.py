@@ -162,7 +162,7 @@ def _check_attributes(proto: onnx.NodeProto, opset: int) -> None:
         if name not in schema.attributes:
             raise ModelError(
                 f"attribute {name} is not supported in opset {opset}",
-                hint=f"it has: {', '.join(schema.attributes) or 'none'}",
+                hint=f"it has: {', '.join(sorted(schema.attributes)) or 'none'}",
             )
         if name in seen:
             raise ModelError(f"attribute {name} is given twice", hint="give it once")

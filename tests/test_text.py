@@ -160,7 +160,7 @@ def test_a_short_text_cannot_ask_for_much_memory(value: str, limits: Limits) -> 
 
 
 def test_the_number_of_nodes_is_limited() -> None:
-    with pytest.raises(Error, match="limits.nodes=1"):
+    with pytest.raises(LimitError, match="limits.nodes=1"):
         parse(HEAD + "%y = relu(%x) return %y }", limits=Limits(nodes=1))
 
 

@@ -74,6 +74,7 @@ def test_errors_name_the_node(graph: Graph, message: str) -> None:
         (Limits(nodes=3), "4 nodes, more than limits.nodes=3"),
         (Limits(tensor_bytes=40), "constant %w"),
         (Limits(model_bytes=47), "constants take 48 bytes"),
+        (Limits(macs=23), "24 multiply-adds, more than limits.macs=23"),
     ],
 )
 def test_limits(limits: Limits, message: str) -> None:

@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from convc.errors import ModelError
+from convc.errors import LimitError, ModelError
 from convc.ir.graph import Graph, Node, Output, graph_input, make_node
 from convc.ir.literals import Literals
 from convc.ir.scanner import INT
@@ -74,9 +74,7 @@ class _Parser(Literals):
         if name in self.nodes:
             self.fail("", at=start, found=f"%{name} is defined twice", hint="give each node its own name")
         if len(self.nodes) >= self.limits.nodes:
-            self.fail(
-                "", at=start, found=f"more than limits.nodes={self.limits.nodes} nodes", hint="raise limits.nodes"
-            )
+            raise LimitError(f"more than limits.nodes={self.limits.nodes} nodes", hint="raise limits.nodes")
         self.expect("=")
         at = self.skip()
         op = self.word("an operator")

@@ -15,7 +15,7 @@ def verify(graph: Graph, limits: Limits | None = None, *, known: Graph | None = 
 
     Names are unique, operands come before their users, attributes are complete and of their kind, types are those
     that inference gives, outputs exist and have different names, symbolic sizes have nominal values.
-    With `limits`, also LimitError for too many nodes or too large tensors at nominal sizes.
+    With `limits`, also LimitError for too many nodes, too large tensors or too many multiply-adds at nominal sizes.
     `known` is a verified graph: nodes shared with it, on operands of the same type, are not inferred again.
     """
     seen: dict[str, Node] = {}
@@ -87,3 +87,6 @@ def _check_totals(graph: Graph, limits: Limits) -> None:
             f"constants take {total} bytes, more than limits.model_bytes={limits.model_bytes}",
             hint="raise convc.Limits(model_bytes=...)",
         )
+    macs = graph.macs()
+    if macs > limits.macs:
+        raise LimitError(f"{macs} multiply-adds, more than limits.macs={limits.macs}", hint="raise limits.macs")

@@ -1,95 +1,113 @@
-"""What a `.convc` file holds: the graph after its passes, their records, weights, packed weights, object code.
+"""Save and load: what a `.convc` file holds.
 
-    graph.txt             the textual form                       weights.safetensors   constants by digest
+    graph.txt             the graph after its passes             weights.safetensors   constants by digest
     records.json          the account of the passes              packed.safetensors    constants as kernels read them
     kernels/KEY.o         object code by the kernel store's key
 
-Packed constants belong to one lowering and one instruction set; elsewhere they are made again from the weights. Object
-code is handed out as bytes only: whoever links it must have been told to trust the file.
+Packed constants serve the instruction set and the version of the backends that made them; elsewhere they are made again
+from the weights. Object code is linked only where the caller trusts the file.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from convc.container import Container, write_container
 from convc.errors import ModelError
 from convc.files import read_json
-from convc.ir.graph import Graph
 from convc.ir.parser import parse
 from convc.ir.printer import print_tensor
 from convc.limits import Limits
 from convc.tensors import read_tensors, write_tensors
-from convc.types import Array
+from convc.types import Tensor
+
+if TYPE_CHECKING:
+    from convc.model import CompiledModel
 
 _PACKED = "%"  # before every packed name, so that none meets a name that the tensor format keeps for itself
 
 
-@dataclass(frozen=True)
-class Artifact:
-    """A compiled model at rest. `records` are plain JSON; `target` is as compile takes it.
-
-    `built_for` names the instruction set and the lowering that `packed` belongs to.
-    """
-
-    graph: Graph
-    records: Sequence[Mapping[str, Any]]
-    target: str
-    built_for: str
-    packed: Mapping[str, Array]
-    objects: Mapping[str, bytes]
-
-
-def write_artifact(path: str | os.PathLike[str], artifact: Artifact) -> None:
-    """Write the file, whole or not at all. Raises InputError where it cannot be written."""
+def save(model: CompiledModel, path: str | os.PathLike[str]) -> None:
+    """Write a model, whole or not at all. Raises InputError where the file cannot be written."""
     from convc import __version__
 
-    constants = [node.value for node in artifact.graph.constants if not node.value.present or _is_outside(node.value)]
+    program = model.program
+    tensors = [node.value for node in model.graph.constants if _is_outside_text(node.value)]
+    objects = getattr(model.runnable, "objects", {})
     members: dict[str, Any] = {
-        "graph.txt": str(artifact.graph).encode(),
-        "records.json": json.dumps(list(artifact.records)).encode(),
-        "weights.safetensors": write_tensors({tensor.digest: tensor.array for tensor in constants}),
-        "packed.safetensors": write_tensors({_PACKED + name: array for name, array in artifact.packed.items()}),
-        **{f"kernels/{key}.o": code for key, code in artifact.objects.items()},
+        "graph.txt": str(model.graph).encode(),
+        "records.json": json.dumps([record.to_json() for record in model.records]).encode(),
+        "weights.safetensors": write_tensors({tensor.digest: tensor.array for tensor in tensors}),
+        "packed.safetensors": write_tensors({_PACKED + name: array for name, array in program.packed.items()}),
+        **{f"kernels/{key}.o": code for key, code in objects.items()},
     }
-    write_container(
-        path, members, {"convc": __version__, "target": artifact.target, "built_for": artifact.built_for}
-    )
+    facts = {
+        "convc": __version__,
+        "target": model.options.target,
+        "built_for": program.target,
+        "backends": backends_digest(),
+    }
+    write_container(path, members, facts)
 
 
-def read_artifact(path: str | os.PathLike[str], limits: Limits) -> Artifact:
-    """Map a file and check it. Raises ModelError for what is damaged or foreign, LimitError beyond `limits`."""
-    found = Container.open(path, limits=limits)
+def load(
+    path: str | os.PathLike[str], *, threads: int | None = None, trust_code: bool = False, limits: Limits | None = None
+) -> CompiledModel:
+    """Map a file that `CompiledModel.save` wrote, and make it run on this machine.
+
+    With `trust_code`, object code in the file is run; otherwise kernels come from this machine's store or are made.
+    Raises ModelError for a damaged or foreign file, LimitError beyond `limits`, TargetError where this machine lacks
+    the instruction set that the model was compiled for by name.
+    """
+    from convc.compiler import build_runnable
+    from convc.model import CompiledModel, Options
+    from convc.passes.base import PassRecord
+
+    limits = limits or Limits()
     label = os.fspath(path)
+    found = Container.open(path, limits=limits)
     try:
         text = str(found.member("graph.txt"), "utf-8")
-        records = read_json(found.member("records.json"))
-    except ValueError as error:
-        raise ModelError(f"{label}: {error}", hint="compile the model again") from error
-    target, built_for = found.facts.get("target"), found.facts.get("built_for")
-    is_list = isinstance(records, list) and all(isinstance(record, dict) for record in records)
-    if not is_list or not isinstance(target, str) or not isinstance(built_for, str):
-        raise ModelError(f"{label} lacks its records or its target", hint="compile the model again")
+        records = [PassRecord.from_json(record) for record in read_json(found.member("records.json"))]
+        target, built_for = str(found.facts["target"]), str(found.facts["built_for"])
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ModelError(f"{label} was not written by convc ({error})", hint="compile the model again") from error
     weights = read_tensors(found.member("weights.safetensors"), f"{label}: weights.safetensors")
     packed = read_tensors(found.member("packed.safetensors"), f"{label}: packed.safetensors")
-    objects = {
-        name.removeprefix("kernels/").removesuffix(".o"): bytes(found.member(name))
-        for name in found.names
-        if name.startswith("kernels/")
-    }
-    # Every member has been held against its digest, so the constants need not be hashed once more.
+    code = {Path(name).stem: bytes(found.member(name)) for name in found.names if name.startswith("kernels/")}
+    # Members have been held against their digests, so constants need not be hashed once more.
     graph = parse(text, weights=weights, check=False, limits=limits)
-    return Artifact(
-        graph, records, target, built_for, {name.removeprefix(_PACKED): a for name, a in packed.items()}, objects
+    options = Options(target, threads, limits)
+    same = found.facts.get("backends") == backends_digest()
+    runnable = build_runnable(
+        graph,
+        options,
+        packed={name.removeprefix(_PACKED): array for name, array in packed.items()} if same else None,
+        code=code if trust_code else None,
+        built_for=built_for,
     )
+    return CompiledModel(graph, records, options, runnable)
 
 
-def _is_outside(tensor: Any) -> bool:
+@cache
+def backends_digest() -> str:
+    """Digest of the source of the backends: packed constants are good for the very code that packed them."""
+    import convc.backends
+
+    state = hashlib.sha256()
+    for folder in convc.backends.__path__:
+        for file in sorted(Path(folder).rglob("*.py")):
+            state.update(file.name.encode() + file.read_bytes())
+    return state.hexdigest()
+
+
+def _is_outside_text(tensor: Tensor) -> bool:
     return print_tensor(tensor) == tensor.digest
 
 
-__all__ = ["Artifact", "read_artifact", "write_artifact"]
+__all__ = ["load", "save"]

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from convc.cli.models import parse_shapes
+from convc.cli.output import note
 from convc.errors import Error, InputError
 from convc.types import Array
 
@@ -54,6 +55,8 @@ def gather(model: Any, args: argparse.Namespace) -> dict[str, Array]:
     for name, value in known.items():
         wanted = shapes.get(name, value.shape)
         shape = tuple(_nominal(size, nominal) for size in wanted)
+        if name not in given:
+            note(f"input {name}: random, seed {args.seed}")
         files = given.get(name, ["random"])
         arrays = [_read(name, file, shape, value.dtype, args) for file in files]
         result[name] = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)

@@ -167,7 +167,7 @@ def show_program(args: argparse.Namespace) -> None:
         return
     say(f"{program.name} for {program.target}: {len(steps)} steps, arena of {size(plan.total)}{_at(program.nominal)}")
     table(
-        [">", "kernel", "reads", "writes"],
+        [">", "!kernel", "reads", "writes"],
         [
             (index, step["kernel"], _places(step["inputs"]), _places(step["outputs"]))
             for index, step in enumerate(steps)
@@ -203,7 +203,7 @@ def show_kernels(args: argparse.Namespace) -> None:
     if args.json:
         print_json(listed)
         return
-    table(["kernel", ">calls", ">lines of source"], [tuple(kernel.values()) for kernel in listed])
+    table(["!kernel", ">calls", ">lines of source"], [tuple(kernel.values()) for kernel in listed])
 
 
 VIEWS: dict[str, Callable[[argparse.Namespace], None]] = {

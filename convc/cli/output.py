@@ -9,11 +9,11 @@ import sys
 import textwrap
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 WIDTH = 100
-Progress = Callable[[str, int, int], None]
+ProgressCallback = Callable[[str, int, int], None]
 
 
 def clean(text: object) -> str:
@@ -47,29 +47,33 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str = "") -> None:
-    """Print a table: in colour on a terminal, plain text of at most 100 columns elsewhere.
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table: as wide as the terminal, with the names in bold, or plain text of at most 100 columns.
 
-    A column whose name starts with > is set to the right. Where there is no room, the widest column is cut, but the
-    last one wraps.
+    A column whose name starts with > is set to the right. Where there is no room, the widest column is cut, but not one
+    whose name starts with !, and the last one wraps.
     """
-    names = [name.removeprefix(">") for name in columns]
+    terminal = sys.stdout.isatty()
+    room = min(shutil.get_terminal_size().columns, 160) if terminal else WIDTH
+    names = [name.lstrip(">!") for name in columns]
     right = [name.startswith(">") for name in columns]
+    may_cut = [index for index, name in enumerate(columns) if not name.startswith("!")]
     cells = [[clean(cell).replace("\n", " ") for cell in row] for row in rows]
-    if sys.stdout.isatty():
-        _terminal_table(names, right, cells, title)
-        return
-    if title:
-        say(title)
     widths = [max(map(len, column)) for column in zip(names, *cells, strict=True)]
-    while sum(widths) + 2 * (len(widths) - 1) > WIDTH and max(widths) > 8:
-        widths[widths.index(max(widths))] -= 1
-    for line in [names, *cells] if any(names) else cells:
-        wrapped = textwrap.wrap(line[-1], widths[-1]) or [""]
-        parts = [_fit(cell, width, at_right) for cell, width, at_right in zip(line, widths, right, strict=True)]
-        margin = sum(widths[:-1]) + 2 * (len(widths) - 1)
-        print("  ".join([*parts[:-1], _fit(wrapped[0], widths[-1], right[-1])]).rstrip())
-        print("".join(f"{' ' * margin}{more}\n" for more in wrapped[1:]), end="")
+    while sum(widths) + 2 * (len(widths) - 1) > room and max(widths[i] for i in may_cut) > 8:
+        widths[max(may_cut, key=widths.__getitem__)] -= 1
+
+    def lines(row: Sequence[str]) -> Iterator[str]:
+        wrapped = textwrap.wrap(row[-1], widths[-1]) or [""]
+        fitted = [_fit(cell, width, at_right) for cell, width, at_right in zip(row, widths, right, strict=True)]
+        yield "  ".join([*fitted[:-1], _fit(wrapped[0], widths[-1], right[-1])]).rstrip()
+        yield from (" " * (sum(widths[:-1]) + 2 * (len(widths) - 1)) + more for more in wrapped[1:])
+
+    if any(names):
+        for line in lines(names):
+            _print_bold(line) if terminal else print(line)
+    for row in cells:
+        print("\n".join(lines(row)))
 
 
 def _fit(cell: str, width: int, right: bool) -> str:
@@ -78,21 +82,10 @@ def _fit(cell: str, width: int, right: bool) -> str:
     return cell.rjust(width) if right else cell.ljust(width)
 
 
-def _terminal_table(names: Sequence[str], right: Sequence[bool], cells: Sequence[Sequence[str]], title: str) -> None:
+def _print_bold(line: str) -> None:
     from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
 
-    heading = Text(title) if title else None
-    made = Table(
-        box=None, show_header=any(names), header_style="bold", title=heading, title_justify="left", pad_edge=False
-    )
-    for index, (name, at_right) in enumerate(zip(names, right, strict=True)):
-        keep = index < len(names) - 1
-        made.add_column(name, justify="right" if at_right else "left", overflow="ellipsis", no_wrap=keep)
-    for row in cells:
-        made.add_row(*map(Text, row))
-    Console(width=min(shutil.get_terminal_size().columns, 160)).print(made)
+    Console().print(line, style="bold", markup=False, highlight=False, emoji=False, soft_wrap=True)
 
 
 def count(number: float) -> str:
@@ -112,25 +105,33 @@ def size(number: float) -> str:
 
 
 @contextmanager
-def progress(label: str) -> Iterator[Progress | None]:
-    """A callback that shows stage and share done on stderr, or None where that is no terminal."""
+def progress(label: str) -> Iterator[ProgressCallback | None]:
+    """A callback that shows stage and share done on stderr, or None where that is no terminal.
+
+    The bar appears with the first call, so what is quick shows none, and it is gone in the end.
+    """
     if not sys.stderr.isatty():
         yield None
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as Bar
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
-    bar = Bar(*columns, console=console, transient=True)
-    with bar:
-        task = bar.add_task(clean(label), total=None)
+    with ExitStack() as stack:
+        bars: list[Any] = []
 
         def report(stage: str, done: int, total: int) -> None:
-            bar.update(task, description=f"{clean(label)}: {clean(stage)} {done}/{total}", completed=done, total=total)
+            if not bars:
+                bars.append(stack.enter_context(_bar()))
+                bars[0].add_task("")
+            text = f"{clean(label)}: {clean(stage)} {done}/{total}"
+            bars[0].update(bars[0].task_ids[0], description=text, completed=done, total=total)
 
         yield report
 
 
-__all__ = ["Progress", "clean", "count", "note", "print_json", "progress", "say", "size", "table"]
+def _bar() -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=Console(stderr=True), transient=True)
+
+
+__all__ = ["ProgressCallback", "clean", "count", "note", "print_json", "progress", "say", "size", "table"]

@@ -26,6 +26,9 @@ class FloorDiv:
         return f"({self.numerator})//{_wrap(self.denominator)}"
 
 
+MAX_TERMS = 1_000
+"""Of a product, multiplied out: a short text could ask for billions."""
+
 Atom = str | FloorDiv
 Monomial = tuple[Atom, ...]
 
@@ -58,6 +61,8 @@ class Dim:
         return -self + other
 
     def __mul__(self, other: Size) -> Size:
+        if len(self.terms) * len(_terms(other)) > MAX_TERMS:
+            raise ModelError(f"a size has more than {MAX_TERMS} terms", hint="name it by a symbol of its own")
         total: dict[Monomial, int] = {}
         for left, a in self.terms:
             for right, b in _terms(other):

@@ -164,7 +164,10 @@ def test_the_number_of_nodes_is_limited() -> None:
         parse(HEAD + "%y = relu(%x) return %y }", limits=Limits(nodes=1))
 
 
-@pytest.mark.parametrize("size", ["(" * 5000 + "N" + ")" * 5000, "-" * 1900 + "N", "N" * 3000, "9" * 25])
+@pytest.mark.parametrize(
+    "size",
+    ["(" * 5000 + "N" + ")" * 5000, "-" * 1900 + "N", "N" * 3000, "9" * 25, "*".join(["(a + b + c + d + e)"] * 90)],
+)
 def test_nesting_is_bounded(size: str) -> None:
     with pytest.raises(Error):
         Limits().check_tensor("x", parse(f'graph "g" {{ %x = input : f32[{size}] return %x }}')["x"].type, {})

@@ -48,7 +48,7 @@ PUBLISHED = {
     "shufflenet_v1": Published(1_865_728, 137, MEGA, "Zhang et al. 2017, table 1, g = 3; parameters: see below"),
     "dcgan": Published(3_576_704, 104.6, MEGA, "pytorch/examples; multiply-adds: see below"),
 }
-SIDE = {"alexnet": 95, "vgg16": 64, "vgg16_bn": 64, "inception_v3": 139, "fcn": 64, "effnet": 32, "digits": 8}
+SIDE = {"alexnet": 95, "vgg16": 64, "vgg16_bn": 64, "inception_v3": 139, "effnet": 32, "digits": 8}
 
 
 @pytest.fixture(scope="module")

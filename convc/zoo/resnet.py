@@ -118,7 +118,7 @@ def fcn(batch: Batch = "N", size: ImageSize = None, seed: int = 0, weights: Weig
     Upsampling is a transposed convolution of stride 8, bilinear at the start, as in the paper; so scores have 8 times
     the size of the features: the image's own, rounded up to a multiple of 8. Source: Long et al. 2014, arXiv:1411.4038.
     """
-    b, x = image_network("fcn", batch, size, seed, weights, sample=64)
+    b, x = image_network("fcn", batch, size, seed, weights, sample=96)
     with b.scope("backbone"):
         x = _trunk(b, x, Design(dilated_from=2))
     x = b.relu(conv_bn(b, x, 512, 3, names=("classifier.0", "classifier.1")))

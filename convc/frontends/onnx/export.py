@@ -24,7 +24,10 @@ _LARGEST_FILE = (1 << 31) - 1
 
 
 class Writer:
-    """The ONNX model under construction. Values are named after nodes, helpers as `name.1`."""
+    """The ONNX model under construction. Values are named after nodes, helpers as `name.1`.
+
+    An ONNX node is named after the node's source; where there are several, they are its doc_string.
+    """
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
@@ -35,7 +38,7 @@ class Writer:
         self.counters: dict[str, int] = {}
         self.scalars: dict[Size, str] = {}
         self.base = graph.name
-        self.source = ""
+        self.sources: tuple[str, ...] = ()
         self.names = self._value_names()
 
     def _value_names(self) -> dict[str, str]:
@@ -66,7 +69,9 @@ class Writer:
         """An ONNX node; its output's name. `since` is the opset that it needs."""
         self.opset = max(self.opset, since)
         name = out or self.fresh(self.base)
-        proto = helper.make_node(op, list(inputs), [name], name=name, doc_string=self.source)
+        title = self.sources[0] if out and len(self.sources) == 1 else name
+        origin = f"from {', '.join(self.sources)}" if len(self.sources) > 1 else ""
+        proto = helper.make_node(op, list(inputs), [name], name=title, doc_string=origin)
         proto.attribute.extend(helper.make_attribute(key, value) for key, value in sorted(attrs.items()))
         self.nodes.append(proto)
         return name
@@ -136,7 +141,7 @@ def export_onnx(graph: Graph) -> onnx.ModelProto:
     writer = Writer(graph)
     for node in graph.nodes:
         writer.base = writer.names[node.name]
-        writer.source = f"from {', '.join(node.source)}" if node.source else ""
+        writer.sources = node.source
         if node.op == "constant":
             writer.constant(node.array, writer.names[node.name])
         elif node.op != "input":
@@ -177,7 +182,7 @@ def _write_aliases(writer: Writer) -> None:
     for output in writer.graph.outputs:
         value = writer.names[output.node]
         if value != output.name:
-            writer.base, writer.source = output.name, ""
+            writer.base, writer.sources = output.name, ()
             writer.emit("Identity", [value], output.name)
 
 

@@ -35,6 +35,7 @@ class Sample:
         self._side = side
         self._batch = min(8, max(1, 4096 // side**2))
         self._values: dict[str, npt.NDArray[np.generic]] = {}
+        self._done = 0
 
     def statistics(self, name: str, nodes: Mapping[str, Node]) -> tuple[Array64, Array64]:
         """Mean and variance of each channel of node `name`.
@@ -43,9 +44,11 @@ class Sample:
         of all channels: other images differ from the few pixels of this one. Of fewer than eight pixels, only the mean
         square of all channels counts.
         """
-        for node in list(islice(nodes.values(), len(self._values), None)):
-            self._values[node.name] = self._evaluate(node, nodes)
-        value = np.moveaxis(self._values[name], 1, 0).astype(np.float64)
+        for node in islice(nodes.values(), self._done, None):
+            if node.op != "constant":
+                self._values[node.name] = self._evaluate(node, nodes)
+        self._done = len(nodes)
+        value = np.moveaxis(self._value(nodes[name]), 1, 0).astype(np.float64)
         value = value.reshape(value.shape[0], -1)
         mean, var, count = value.mean(1), value.var(1), value.shape[1]
         if count < 8:
@@ -53,11 +56,9 @@ class Sample:
         return mean, var + 8 / count * var.mean()
 
     def _evaluate(self, node: Node, nodes: Mapping[str, Node]) -> npt.NDArray[np.generic]:
-        if node.op == "constant":
-            return node.array.astype(np.float64) if node.type.dtype.is_float else node.array
         if node.op == "input":
             return self._input(node)
-        values = [self._values[i] if i is not None else None for i in node.inputs]
+        values = [self._value(nodes[i]) if i is not None else None for i in node.inputs]
         attrs = dict(node.attrs)
         if node.op == "reshape":
             shape = _reshaped(values[0].shape, nodes[node.operands[0]].type.shape, node.type.shape)  # type: ignore[union-attr]
@@ -71,6 +72,11 @@ class Sample:
         except (ModelError, ValueError, IndexError):  # the sample is too small for a window, or broadcasting is gone
             return self._fresh(node)
         return result
+
+    def _value(self, node: Node) -> npt.NDArray[np.generic]:
+        if node.op == "constant":
+            return node.array.astype(np.float64) if node.type.dtype.is_float else node.array
+        return self._values[node.name]
 
     def _input(self, node: Node) -> npt.NDArray[np.generic]:
         shape = node.type.shape

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -19,6 +20,8 @@ from convc.cli.main import VERBS, main
 from convc.cli.run import describe, top_classes, write_arrays
 from convc.errors import InputError
 from convc.frontends.builder import Builder
+from convc.interp import run_graph
+from convc.source import read_source
 from convc.tensors import write_tensors
 
 
@@ -315,7 +318,9 @@ def test_pass_records_are_listed_with_reasons(small: str, capsys: pytest.Capture
 def test_the_tables_of_passes_and_networks(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["passes", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
-    assert {"name": "fuse_batchnorm", "numerics": "reassociates"}.items() <= listed["passes"][5].items()
+    numerics = {one["name"]: one["numerics"] for one in listed["passes"]}
+    assert numerics["fuse_batchnorm"] == "reassociates" and numerics["fold_padding"] == "exact"
+    assert all(one["doc"] for one in listed["passes"])
     assert set(listed["pipelines"]) >= {"default", "none"}
     assert main(["zoo", "mobilenet_v2", "dcgan", "--json"]) == 0
     networks = json.loads(capsys.readouterr().out)
@@ -333,3 +338,127 @@ def test_a_graph_is_written_after_a_pass(small: str, tmp_path: Path, capsys: pyt
     assert any(path.name.endswith("fuse_batchnorm.diff") for path in dumps.iterdir())
     assert main(["compile", small, "--stop-after", "nothing"]) == 2
     assert "stop_after='nothing' is no pass of this pipeline" in capsys.readouterr().err
+
+
+# End to end
+
+
+@pytest.fixture(scope="module")
+def compiled(small: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = str(tmp_path_factory.mktemp("compiled") / "small.convc")
+    assert main(["compile", small, "-o", path, "--threads", "1"]) == 0
+    return path
+
+
+def test_compile_then_run_in_processes_of_their_own(small: str, tmp_path: Path) -> None:
+    x = np.random.default_rng(3).standard_normal((2, 3, 16, 16), np.float32)
+    np.save(tmp_path / "x.npy", x)
+    made = in_process_of_its_own("compile", small, "-o", "small.convc", "--json", cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    facts = json.loads(made.stdout)
+    assert facts["output"] == "small.convc" and facts["bytes"] == (tmp_path / "small.convc").stat().st_size
+    assert facts["steps"] > 0 and facts["kernels"] > 0 and facts["parameters"] == 8 * 27 + 8 + 45
+    assert made.stderr == ""
+    words = ("run", "small.convc", "--input", "x.npy", "--output", "y.npz", "--top", "2")
+    found = in_process_of_its_own(*words, cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    assert "scores, image 1" in found.stdout
+    expected = run_graph(read_source(small), {"x": x})["scores"]
+    with np.load(tmp_path / "y.npz") as arrays:
+        np.testing.assert_allclose(arrays["scores"], expected, atol=1e-4 * np.abs(expected).max())
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["small.convc", "x.npy", "y.npz"]
+
+
+def test_a_compiled_file_keeps_its_account(compiled: str, small: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", "passes", compiled, "--json"]) == 0
+    records = json.loads(capsys.readouterr().out)
+    assert [len(r["rewrites"]) for r in records if r["name"] == "fuse_batchnorm"] == [1]
+    assert main(["inspect", "model", compiled]) == 0
+    assert "batch_norm" not in capsys.readouterr().out
+    assert main(["inspect", "program", compiled, "--json"]) == 0
+    program = json.loads(capsys.readouterr().out)
+    read = [place for step in program["steps"] for place in step["inputs"]]
+    assert {"value": "x", "place": "input", "offset": 0} in read
+    assert main(["inspect", "kernels", compiled, "--json"]) == 0
+    names = [kernel["name"] for kernel in json.loads(capsys.readouterr().out)]
+    assert {step["kernel"] for step in program["steps"]} <= set(names)
+    assert main(["inspect", "kernels", compiled, "--source", names[0]]) == 0
+    assert f"def {names[0]}(" in capsys.readouterr().out
+
+
+def test_what_does_not_fit_a_compiled_file_is_refused(compiled: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for words, message in (
+        (["run", compiled, "--passes", "none"], "compiled already\nHint: leave out --target and --passes"),
+        (["compile", compiled, "-o", "again.convc"], "compiled already\nHint: give the model that it was made from"),
+        (["inspect", "kernels", compiled, "--source", "nothing"], "the model has no kernel nothing\nHint: it has "),
+        (["run", compiled, "--output", "y.txt"], "neither .npy nor .npz"),
+        (["run", compiled, "--labels", "absent.txt"], "cannot read --labels absent.txt"),
+        (["run", compiled, "--input", "x=absent.npy"], "cannot read absent.npy"),
+    ):
+        assert main(words) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_compile_without_a_place_for_the_result_says_so(small: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compile", small]) == 2
+    assert capsys.readouterr().err == "convc: no output file is given\nHint: add -o NAME.convc\n"
+    assert main(["compile", small, "-o", "/absent/folder/net.convc"]) == 2
+    assert "cannot write /absent/folder/net.convc: No such file" in capsys.readouterr().err
+
+
+def test_a_damaged_file_is_named_and_never_run(
+    compiled: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = bytearray(Path(compiled).read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / "bad.convc").write_bytes(data)
+    assert main(["run", str(tmp_path / "bad.convc")]) == 2
+    assert "the file is damaged or was edited" in capsys.readouterr().err
+
+
+def test_an_interrupted_compilation_leaves_nothing_behind(tmp_path: Path) -> None:
+    environment = {**os.environ, "CONVC_CACHE_DIR": str(tmp_path / "store")}
+    words = [sys.executable, "-m", "convc", "compile", "zoo:mobilenet_v2", "-o", str(tmp_path / "net.convc")]
+    with subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        end = time.monotonic() + 60
+        while not list((tmp_path / "store").glob("kernels/*.o")) and time.monotonic() < end:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert told == "convc: interrupted\n"
+    assert [p.name for p in tmp_path.iterdir()] == ["store"]
+    assert {p.suffix for p in (tmp_path / "store" / "kernels").iterdir()} == {".o"}
+
+
+def test_the_demo_predicts_the_same_as_the_interpreter(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["same_predictions"] == facts["images"] > 300
+    assert facts["accuracy_compiled"] == facts["accuracy_interpreter"] > 0.97
+    assert facts["largest_relative_error"] < 1e-4
+    assert facts["after"]["operators"] < facts["before"]["operators"]
+    assert set(facts["latency_us"]) == {"1", str(facts["images"])}
+
+
+def test_the_store_is_shown_and_cleared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CONVC_CACHE_DIR", str(tmp_path))
+    (tmp_path / "kernels").mkdir()
+    (tmp_path / "kernels" / "a.o").write_bytes(bytes(1500))
+    (tmp_path / "kernels" / "mine.txt").write_bytes(b"")
+    assert main(["cache"]) == 0
+    assert capsys.readouterr().out == f"{tmp_path}/kernels: 1 kernels, 1.5 kB\n"
+    assert main(["cache", "--clear", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found == {"folder": f"{tmp_path}/kernels", "kernels": 0, "bytes": 0, "removed": 1}
+    assert [p.name for p in (tmp_path / "kernels").iterdir()] == ["mine.txt"]
+
+
+def test_the_environment_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["env", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["threads"] >= 1 and "portable" in facts["instruction_sets"]
+    assert facts["packages"]["numpy"] == np.__version__
+    assert facts["store"] == str(Path(os.environ["CONVC_CACHE_DIR"]) / "kernels")

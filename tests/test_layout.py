@@ -42,7 +42,8 @@ ROOMS = {
     "passes": Room(("convc.passes",), IR | {"interp"}),
     "backends": Room(("convc.backends",), IR | {"container"}),
     "cpu": Room(("convc.backends.cpu",), SHARED, frozenset({"numba", "llvmlite"})),
-    "model": Room(("convc.model", "convc.artifact"), SHARED | {"container"}),
+    # Loading and unpickling walk the last stages again, so these call the compiler, which calls them.
+    "model": Room(("convc.model", "convc.artifact"), SHARED | {"container", "interp", "passes", "compiler"}),
     "compiler": Room(("convc.compiler", "convc.source"), EVERYTHING),
     "cli": Room(("convc.cli", "convc.__main__"), EVERYTHING, frozenset({"rich", "PIL"})),
 }

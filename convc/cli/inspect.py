@@ -156,7 +156,7 @@ def show_program(args: argparse.Namespace) -> None:
             for b in buffers_of(layout)
         ]
 
-    steps = [
+    steps: list[dict[str, Any]] = [
         {"kernel": s.kernel, "node": s.node, "inputs": places(s.reads), "outputs": places(s.writes)}
         for s in program.steps
     ]

@@ -10,7 +10,17 @@ import numpy as np
 
 from convc.backends.aligned import aligned
 from convc.backends.program import (
-    Buffer, Flattened, Halo, Ints, Layout, Plain, Planes, Program, Step, buffers_of, dense_places,
+    Buffer,
+    Flattened,
+    Halo,
+    Ints,
+    Layout,
+    Plain,
+    Planes,
+    Program,
+    Step,
+    buffers_of,
+    dense_places,
 )  # fmt: skip
 from convc.dims import Size
 from convc.errors import TargetError
@@ -175,9 +185,7 @@ class Assembler:
             places.append(np.stack([renumber[part.places[:, 0]], part.places[:, 1]], axis=1))
         self.unite(*dict.fromkeys(buffer for buffer, _ in planes))
         first = parts[0]
-        return Planes(
-            name, first.lanes, first.batch, first.height, first.width, tuple(planes), np.concatenate(places)
-        )
+        return Planes(name, first.lanes, first.batch, first.height, first.width, tuple(planes), np.concatenate(places))
 
     # ---- steps and constants -----------------------------------------------------------------------------------
 
@@ -271,7 +279,11 @@ class Assembler:
                 whole
                 and shape == (self.buffers[source].count, self.buffers[source].type, self.buffers[source].lanes)
                 and np.array_equal(old.places, new.places)
-                and all(last_read[b] <= index for b in [source, *(k for k, v in same.items() if v == source)] if b in last_read)
+                and all(
+                    last_read[b] <= index
+                    for b in [source, *(k for k, v in same.items() if v == source)]
+                    if b in last_read
+                )
                 and writers[target] == [index]
                 and not any(old.buffers[0] in buffers_of(r) for i, r in enumerate(step.reads) if i != position)
             ):

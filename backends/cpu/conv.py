@@ -48,14 +48,20 @@ class ConvSpec:
 
 def emit(spec: ConvSpec, isa: Isa) -> tuple[str, str]:
     """Name and source of the kernel."""
-    out = Writer(spec.name(isa), ARGUMENTS, "x, w, y, r: addresses; *_planes, offsets: tables; the rest: sizes and byte strides")
+    out = Writer(
+        spec.name(isa), ARGUMENTS, "x, w, y, r: addresses; *_planes, offsets: tables; the rest: sizes and byte strides"
+    )
     parameters = write_parameters(out, spec.params, len(ARGUMENTS), isa.lanes)
-    out(f"per_row = (width + {spec.rows - 1}) // {spec.rows}", "per_image = rows * per_row", "total = images * per_image")
+    out(
+        f"per_row = (width + {spec.rows - 1}) // {spec.rows}",
+        "per_image = rows * per_row",
+        "total = images * per_image",
+    )
     out("tiles = full_tiles + 1" if spec.rest else "tiles = full_tiles", "panels = (total + panel - 1) // panel")
     with out.share("panels * groups * tiles", "item"):
         out("part = item // (groups * tiles)", "tile = item - part * (groups * tiles)")
         out("group = tile // tiles", f"block = group * group_blocks + (tile - group * tiles) * {spec.cols}")
-        out(f"table = offsets + group * K * 4", f"weights = w + block * K * {isa.lanes * 4}")
+        out("table = offsets + group * K * 4", f"weights = w + block * K * {isa.lanes * 4}")
         out(f"b = bias + block * {isa.lanes * 4}", "yt = y_planes + block * 8")
         if spec.residual:
             out("rt = r_planes + block * 8")
@@ -73,7 +79,12 @@ def emit(spec: ConvSpec, isa: Isa) -> tuple[str, str]:
 def _panel(out: Writer, spec: ConvSpec, isa: Isa, cols: int, parameters: str) -> None:
     step = str(spec.step or "x_step")
     with out.block("for i in range(part * panel, end)"):
-        out("image = i // per_image", "j = i - image * per_image", "row = j // per_row", f"at = (j - row * per_row) * {spec.rows}")
+        out(
+            "image = i // per_image",
+            "j = i - image * per_image",
+            "row = j // per_row",
+            f"at = (j - row * per_row) * {spec.rows}",
+        )
         out("count = width - at", "line = at // wrap", "col = at - line * wrap")
         out(f"xp = x + image * x_image + row * x_row + line * x_wrap + col * {step}")
         out("yp = image * y_image + row * y_row + line * y_wrap + col * y_step", "y_gap = y_wrap - wrap * y_step")

@@ -144,7 +144,9 @@ def lower_conv2d(asm: Assembler, node: Node, isa: Isa) -> None:
     x = asm.planes(x_name, 1 if narrow else None)
     channels, residual = _match(asm, node, x, out, width * groups, groups, isa)
     asm.need_halo(x, (top, left, bottom, right))
-    taps, order = _taps(x, channels, [(r, s, r * dh - top, s * dw - left) for r in range(height) for s in range(breadth)], breadth)
+    taps, order = _taps(
+        x, channels, [(r, s, r * dh - top, s * dw - left) for r in range(height) for s in range(breadth)], breadth
+    )
     y = asm.new_planes(node.name, node.type, places=channels.places)
     packed = weights.reshape(out, -1)
     step = node.attrs["stride"][1] * x.lanes * 4
@@ -222,9 +224,7 @@ def lower_conv_transpose2d(asm: Assembler, node: Node, isa: Isa) -> None:
 
 def _phase(a: int, kernel: int, stride: int, padding: int, dilation: int) -> list[tuple[int, int]]:
     return [
-        (r, (a + padding - r * dilation) // stride)
-        for r in range(kernel)
-        if (a + padding - r * dilation) % stride == 0
+        (r, (a + padding - r * dilation) // stride) for r in range(kernel) if (a + padding - r * dilation) % stride == 0
     ]
 
 
@@ -277,7 +277,9 @@ def _taps(
     plane = np.repeat(places[:, :, 0], count, axis=1)
     lane = np.repeat(places[:, :, 1] * (channels.mode == "dense"), count, axis=1)
     tap = np.tile(np.arange(count), (groups, width))
-    order = np.lexsort((lane, tap, plane), axis=-1) if channels.mode == "dense" else np.argsort(tap, axis=-1, kind="stable")
+    order = (
+        np.lexsort((lane, tap, plane), axis=-1) if channels.mode == "dense" else np.argsort(tap, axis=-1, kind="stable")
+    )
     take = lambda values: np.take_along_axis(values, order, axis=1)  # noqa: E731
     tap = take(tap)
     taps = Taps(take(plane), take(lane), dy[tap] if count else tap, dx[tap] if count else tap)
@@ -374,9 +376,7 @@ def arguments(step: Step, bound: Binding) -> Sequence[Word]:
     tiles = groups * -(-call.group_blocks // call.spec.cols)
     pixel_bytes = max(call.spec.rows * count * 4 // max(len(np.unique(taps.dy)) * sw, 1), 1)
     panel = max(1, min(PANEL_BYTES // pixel_bytes, -(-total * tiles // 16), total))
-    residual: Sequence[Word] = (
-        (bound.arena, bound.table(r.planes)) if call.spec.residual else (0, 0)
-    )
+    residual: Sequence[Word] = (bound.arena, bound.table(r.planes)) if call.spec.residual else (0, 0)
     return [
         bound.arena, bound.constant(call.weights), bound.constant(call.bias),
         bound.arena + (a * y.row + b * y.pixel), bound.table(y.planes), *residual,

@@ -13,7 +13,7 @@ from convc.backends.binding import Binding, Word
 from convc.backends.cpu.activations import FUNCTION, float32, float_word, function_of, write_parameters
 from convc.backends.cpu.isa import Isa
 from convc.backends.cpu.writer import Writer
-from convc.backends.program import Array, Ints, Layout, Plain, Planes, Step
+from convc.backends.program import Array, Layout, Plain, Planes, Step
 from convc.dims import concrete
 from convc.errors import TargetError
 from convc.ir.graph import Node
@@ -45,14 +45,20 @@ class Operand:
 
 
 def emit_planes(isa: Isa, function: str, splats: tuple[bool, ...], params: int) -> tuple[str, str]:
-    """y = function(x0, x1, ...) on planes. A splat operand gives one float for all lanes."""
+    """Y = function(x0, x1, ...) on planes. A splat operand gives one float for all lanes."""
     kinds = "".join("s" if s else "v" for s in splats)
     letters = [f"{letter}{i}" for i in range(len(splats)) for letter in ("x", "planes", "image", "row", "pixel")]
     arguments = ["y", "y_planes", "count", "images", "rows", "width", "y_image", "y_row", *letters]
-    out = Writer(f"f32_map_{function}_{kinds}__{isa.name}", arguments, "x, y: bases; planes: tables; the rest: sizes, byte strides")
+    out = Writer(
+        f"f32_map_{function}_{kinds}__{isa.name}",
+        arguments,
+        "x, y: bases; planes: tables; the rest: sizes, byte strides",
+    )
     names = write_parameters(out, params, len(arguments), isa.lanes)
     with out.share("count * images * rows", "item"):
-        out("plane = item // (images * rows)", "j = item - plane * (images * rows)", "n = j // rows", "h = j - n * rows")
+        out(
+            "plane = item // (images * rows)", "j = item - plane * (images * rows)", "n = j // rows", "h = j - n * rows"
+        )
         out("to = y + load_i64(y_planes, plane) + n * y_image + h * y_row")
         for i in range(len(splats)):
             out(f"at{i} = x{i} + load_i64(planes{i}, plane) + n * image{i} + h * row{i}")
@@ -64,15 +70,22 @@ def emit_planes(isa: Isa, function: str, splats: tuple[bool, ...], params: int) 
 
 
 def emit_plain(isa: Isa, function: str, splats: tuple[bool, ...], params: int) -> tuple[str, str]:
-    """y = function(x0, x1, ...) on plain tensors of up to 5 axes over a run of `n` contiguous elements."""
+    """Y = function(x0, x1, ...) on plain tensors of up to 5 axes over a run of `n` contiguous elements."""
     kinds = "".join("s" if s else "v" for s in splats)
     letters = [f"{letter}{i}" for i in range(len(splats)) for letter in ("x", *(f"s{d}_" for d in range(RANK)))]
     arguments = ["y", "n", *(f"d{d}" for d in range(RANK)), *letters]
-    out = Writer(f"f32_map_plain_{function}_{kinds}__{isa.name}", arguments, "d: sizes; s: byte strides by axis and operand")
+    out = Writer(
+        f"f32_map_plain_{function}_{kinds}__{isa.name}", arguments, "d: sizes; s: byte strides by axis and operand"
+    )
     names = write_parameters(out, params, len(arguments), isa.lanes)
     blocks = f"((n + {isa.lanes - 1}) // {isa.lanes})"
     with out.share(f"d0 * d1 * d2 * d3 * d4 * {blocks}", "item"):
-        out(f"j = item // {blocks}", f"at = (item - j * {blocks}) * {isa.lanes}", "count = n - at", "to = y + (j * n + at) * 4")
+        out(
+            f"j = item // {blocks}",
+            f"at = (item - j * {blocks}) * {isa.lanes}",
+            "count = n - at",
+            "to = y + (j * n + at) * 4",
+        )
         _strided(out, len(splats), "at * 4", splats)
         with out.block(f"if count >= {isa.lanes}"):
             for i, is_splat in enumerate(splats):
@@ -80,15 +93,23 @@ def emit_plain(isa: Isa, function: str, splats: tuple[bool, ...], params: int) -
             out(f"vec_store(to, v_{function}({_listed('v', len(splats))}{names}))")
         with out.block("else"):
             for i, is_splat in enumerate(splats):
-                out(f"v{i} = vec_splat(at{i}, {isa.lanes})" if is_splat else f"v{i} = vec_load_first(at{i}, count, {isa.lanes})")
+                out(
+                    f"v{i} = vec_splat(at{i}, {isa.lanes})"
+                    if is_splat
+                    else f"v{i} = vec_load_first(at{i}, count, {isa.lanes})"
+                )
             out(f"vec_store_first(to, v_{function}({_listed('v', len(splats))}{names}), count)")
     return out.finish()
 
 
 def emit_scalar(isa: Isa, op: str, inputs: Sequence[str], output: str) -> tuple[str, str]:
-    """y = expression(x0, x1, ...), element by element, for any element types."""
+    """Y = expression(x0, x1, ...), element by element, for any element types."""
     letters = [f"{letter}{i}" for i in range(len(inputs)) for letter in ("a", *(f"s{d}_" for d in range(RANK)), "step")]
-    out = Writer(f"{output}_scalar_{op}_{'_'.join(inputs)}__{isa.name}", ["y", "n", *(f"d{d}" for d in range(RANK)), *letters], "plain")
+    out = Writer(
+        f"{output}_scalar_{op}_{'_'.join(inputs)}__{isa.name}",
+        ["y", "n", *(f"d{d}" for d in range(RANK)), *letters],
+        "plain",
+    )
     width = {"8": 1, "6": 2, "2": 4, "4": 8}[output[-1]]
     with out.share("d0 * d1 * d2 * d3 * d4", "item"):
         out("j = item")
@@ -138,13 +159,13 @@ def lower_elementwise(asm: Assembler, node: Node, isa: Isa) -> None:
     operands: list[Layout | Operand] = [_plain_operand(asm, name, node) for name in node.operands]
     y = asm.new_plain(node.name, node.type)
     shapes = [_padded(o, node.type.rank) for o in operands]
-    splats = tuple(len(s) == 0 or s[-1] == 1 and node.type.shape[-1] != 1 for s in shapes)
+    splats = tuple(len(s) == 0 or (s[-1] == 1 and node.type.shape[-1] != 1) for s in shapes)
     kernel = emit_plain(isa, function, splats, len(params))
     _append(asm, node, kernel, "map_plain", operands, y, {"splats": splats, "floats": params})
 
 
 def lower_batch_norm(asm: Assembler, node: Node, isa: Isa) -> None:
-    """y = x * scale + shift with scale = gamma / sqrt(var + epsilon), shift = beta - mean * scale, from float64."""
+    """Y = x * scale + shift with scale = gamma / sqrt(var + epsilon), shift = beta - mean * scale, from float64."""
     arrays = []
     for name in node.operands[1:]:
         source = asm.graph[name]
@@ -159,7 +180,10 @@ def lower_batch_norm(asm: Assembler, node: Node, isa: Isa) -> None:
     if node.type.rank in {2, 4}:
         x = asm.planes(node.operands[0])
         y = asm.new_planes(node.name, node.type, places=x.places)
-        operands: list[Layout | Operand] = [x, *(_planes_constant(asm, node, v.reshape(1, -1, 1, 1), x) for v in values)]
+        operands: list[Layout | Operand] = [
+            x,
+            *(_planes_constant(asm, node, v.reshape(1, -1, 1, 1), x) for v in values),
+        ]
         kernel = emit_planes(isa, "scale_shift", (False,) * 3, 0)
         _append(asm, node, kernel, "map_planes", operands, y, {"splats": (False,) * 3, "floats": ()})
         return

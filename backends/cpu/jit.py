@@ -38,7 +38,9 @@ def _lower(name: str, source: str, isa: Isa) -> tuple[Any, Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         kernel = cfunc(types.void(*[types.int64] * arity), error_model="numpy")(space[name])
-    text = re.sub(r'"target-(cpu|features)"="[^"]*"', "", kernel.inspect_llvm())
+    text = re.sub(r'"(target|tune)-(cpu|features)"="[^"]*"', "", kernel.inspect_llvm())
+    if isa.tune:
+        text = re.sub(r"^(attributes #\d+ = \{)", rf'\1 "tune-cpu"="{isa.tune}"', text, flags=re.MULTILINE)
     text = re.sub(rf'@"?{re.escape(kernel.native_name)}"?(?=\W)', f"@{name}", text)
     module = llvm.parse_assembly(text)
     target = llvm.Target.from_default_triple()

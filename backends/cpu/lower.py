@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 
 from convc.backends.assemble import Assembler
 from convc.backends.cpu import (
-    convolution, elementwise, matmul, moves, normalisation, pooling, reductions, resampling, shaping,
+    convolution,
+    elementwise,
+    matmul,
+    moves,
+    normalisation,
+    pooling,
+    reductions,
+    resampling,
+    shaping,
 )  # fmt: skip
 from convc.backends.cpu.isa import Isa
 from convc.backends.program import Buffer, Plain, Program, Step

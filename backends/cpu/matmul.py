@@ -22,10 +22,17 @@ ROWS = 4
 def emit_matmul(isa: Isa) -> tuple[str, str]:
     """y[b, m, n] = sum over k of p[b, m, k] * q[b, k, n]. `batches` holds the byte offsets of p and q in each batch."""
     lanes = isa.lanes
-    out = Writer(f"f32_matmul_{ROWS}x{lanes}__{isa.name}", ["p", "q", "y", "batches", "count", "M", "N", "K", "zeros"], "plain")
+    out = Writer(
+        f"f32_matmul_{ROWS}x{lanes}__{isa.name}", ["p", "q", "y", "batches", "count", "M", "N", "K", "zeros"], "plain"
+    )
     out(f"blocks = (N + {lanes - 1}) // {lanes}", f"strips = (M + {ROWS - 1}) // {ROWS}")
     with out.share("count * strips * blocks", "item"):
-        out("part = item // blocks", f"n = (item - part * blocks) * {lanes}", "b = part // strips", f"m = (part - b * strips) * {ROWS}")
+        out(
+            "part = item // blocks",
+            f"n = (item - part * blocks) * {lanes}",
+            "b = part // strips",
+            f"m = (part - b * strips) * {ROWS}",
+        )
         out("pp = p + load_i64(batches, b * 2) + m * K * 4", "qp = q + load_i64(batches, b * 2 + 1) + n * 4")
         out("to = y + ((b * M + m) * N + n) * 4", "left = N - n")
         with out.block(f"if left >= {lanes} and M - m >= {ROWS}"):
@@ -42,13 +49,16 @@ def emit_matmul(isa: Isa) -> tuple[str, str]:
             with out.block("for row in range(rows)"):
                 out(f"c = vec_of(0.0, {lanes})")
                 with out.block("for k in range(K)"):
-                    out(f"v = vec_load_first(qp + k * N * 4, left, {lanes})", f"c = vec_fma(vec_splat(pp + (K * row + k) * 4, {lanes}), v, c)")
+                    out(
+                        f"v = vec_load_first(qp + k * N * 4, left, {lanes})",
+                        f"c = vec_fma(vec_splat(pp + (K * row + k) * 4, {lanes}), v, c)",
+                    )
                 out("vec_store_first(to + row * N * 4, c, left)")
     return out.finish()
 
 
 def lower_matmul(asm: Assembler, node: Node, isa: Isa) -> None:
-    """matmul with NumPy's meaning: vectors get an axis of size 1, batches broadcast."""
+    """Matmul with NumPy's meaning: vectors get an axis of size 1, batches broadcast."""
     if node.type.dtype is not DType.F32:
         raise TargetError(f"{node}: the CPU multiplies float32, found {node.type}", hint="cast it to float32")
     a, b = (asm.plain(str(name)) for name in node.inputs)

@@ -28,28 +28,60 @@ MERGED = 1 << 16
 
 def emit_pack(isa: Isa, lanes: int) -> Kernel:
     """Plain [N, C, H, W] to planes. `channels` holds the byte offset of the channel in each lane, -1 for none."""
-    arguments = ["x", "y", "planes", "channels", "count", "images", "rows", "width", "x_image", "x_row", "y_image", "y_row"]
+    arguments = [
+        "x",
+        "y",
+        "planes",
+        "channels",
+        "count",
+        "images",
+        "rows",
+        "width",
+        "x_image",
+        "x_row",
+        "y_image",
+        "y_row",
+    ]
     out = Writer(f"f32_pack_{lanes}lanes__{isa.name}", arguments, "x: plain; y: base of planes")
     with out.share("count * images * rows", "item"):
-        out("plane = item // (images * rows)", "j = item - plane * (images * rows)", "image = j // rows", "row = j - image * rows")
-        out("to = y + load_i64(planes, plane) + image * y_image + row * y_row", "source = x + image * x_image + row * x_row")
+        out(
+            "plane = item // (images * rows)",
+            "j = item - plane * (images * rows)",
+            "image = j // rows",
+            "row = j - image * rows",
+        )
+        out(
+            "to = y + load_i64(planes, plane) + image * y_image + row * y_row",
+            "source = x + image * x_image + row * x_row",
+        )
         if lanes == 1:
             out("copy_bytes(to, source + load_i64(channels, plane), width * 4)")
         else:
             with out.block(f"for lane in range({lanes})"):
                 out(f"at = load_i64(channels, plane * {lanes} + lane)")
-                with out.block("if at >= 0"):
-                    with out.block("for i in range(width)"):
-                        out(f"put_f32(to + i * {lanes * 4} + lane * 4, get_f32(source + at + i * 4))")
-                with out.block("else"):
-                    with out.block("for i in range(width)"):
-                        out(f"put_f32(to + i * {lanes * 4} + lane * 4, zero)")
+                with out.block("if at >= 0"), out.block("for i in range(width)"):
+                    out(f"put_f32(to + i * {lanes * 4} + lane * 4, get_f32(source + at + i * 4))")
+                with out.block("else"), out.block("for i in range(width)"):
+                    out(f"put_f32(to + i * {lanes * 4} + lane * 4, zero)")
     return _with_zero(out)
 
 
 def emit_unpack(isa: Isa, lanes: int) -> Kernel:
     """Planes to plain [N, C, H, W]. `places` holds the byte offset of each channel's first pixel."""
-    arguments = ["x", "y", "places", "channels", "images", "rows", "width", "x_image", "x_row", "y_channel", "y_image", "y_row"]
+    arguments = [
+        "x",
+        "y",
+        "places",
+        "channels",
+        "images",
+        "rows",
+        "width",
+        "x_image",
+        "x_row",
+        "y_channel",
+        "y_image",
+        "y_row",
+    ]
     out = Writer(f"f32_unpack_{lanes}lanes__{isa.name}", arguments, "x: base of planes; y: plain")
     with out.share("images * channels", "item"):
         out("image = item // channels", "channel = item - image * channels")
@@ -63,11 +95,32 @@ def emit_unpack(isa: Isa, lanes: int) -> Kernel:
 
 def emit_relayout(isa: Isa, lanes: int) -> Kernel:
     """Planes to planes with the channels elsewhere. `places` holds the offset for every [plane, lane], -1 for none."""
-    arguments = ["x", "y", "planes", "places", "count", "images", "rows", "width", "x_image", "x_row", "y_image", "y_row"]
+    arguments = [
+        "x",
+        "y",
+        "planes",
+        "places",
+        "count",
+        "images",
+        "rows",
+        "width",
+        "x_image",
+        "x_row",
+        "y_image",
+        "y_row",
+    ]
     out = Writer(f"f32_relayout_{lanes}lanes__{isa.name}", arguments, "x, y: base of planes")
     with out.share("count * images * rows", "item"):
-        out("plane = item // (images * rows)", "j = item - plane * (images * rows)", "image = j // rows", "row = j - image * rows")
-        out("to = y + load_i64(planes, plane) + image * y_image + row * y_row", "source = x + image * x_image + row * x_row")
+        out(
+            "plane = item // (images * rows)",
+            "j = item - plane * (images * rows)",
+            "image = j // rows",
+            "row = j - image * rows",
+        )
+        out(
+            "to = y + load_i64(planes, plane) + image * y_image + row * y_row",
+            "source = x + image * x_image + row * x_row",
+        )
         with out.block(f"for lane in range({lanes})"):
             out(f"at = load_i64(places, plane * {lanes} + lane)")
             with out.block("if at >= 0"), out.block("for i in range(width)"):
@@ -86,7 +139,9 @@ def _with_zero(out: Writer) -> Kernel:
 def emit_clear_halo(isa: Isa) -> Kernel:
     """Zero the rows and columns around the planes of a buffer."""
     arguments = ["y", "planes", "count", "images", "rows", "row_bytes", "image", "top", "bottom", "left", "right"]
-    out = Writer(f"f32_clear_halo__{isa.name}", arguments, "y: base of planes; planes: offsets of first halo pixels; bytes")
+    out = Writer(
+        f"f32_clear_halo__{isa.name}", arguments, "y: base of planes; planes: offsets of first halo pixels; bytes"
+    )
     with out.share("count * images", "item"):
         out("plane = item // images", "at = y + load_i64(planes, plane) + (item - plane * images) * image")
         out("zero_bytes(at, top)", "at += top")
@@ -99,7 +154,11 @@ def emit_clear_halo(isa: Isa) -> Kernel:
 def emit_index_copy(isa: Isa, size: int) -> Kernel:
     """y[i...] = x[t0[i0] + t1[i1] + ...] for elements of `size` bytes; a negative table entry gives the fill value."""
     letters = [f"n{i}" for i in range(RANK)] + [f"t{i}" for i in range(RANK)]
-    out = Writer(f"b{size * 8}_index_copy__{isa.name}", ["x", "y", "fill", "run", "y_step", *letters], "n: sizes; t: byte offsets by axis")
+    out = Writer(
+        f"b{size * 8}_index_copy__{isa.name}",
+        ["x", "y", "fill", "run", "y_step", *letters],
+        "n: sizes; t: byte offsets by axis",
+    )
     kind = f"u{size * 8}"
     outer = " * ".join(f"n{i}" for i in range(RANK - 1))
     with out.share(outer, "item"):
@@ -109,9 +168,8 @@ def emit_index_copy(isa: Isa, size: int) -> Kernel:
             out(f"if o{axis} < 0: hole = 1")
         last = RANK - 1
         out("to = y + item * y_step")
-        with out.block("if hole == 1"):
-            with out.block(f"for i in range(n{last})"):
-                out(f"put_{kind}(to + i * {size}, get_{kind}(fill))")
+        with out.block("if hole == 1"), out.block(f"for i in range(n{last})"):
+            out(f"put_{kind}(to + i * {size}, get_{kind}(fill))")
         with out.block("else"):
             with out.block("if run == 1"):
                 out(f"copy_bytes(to, x + at + load_i64(t{last}, 0), n{last} * {size})")
@@ -173,7 +231,11 @@ def append_index_copy(
     `part` = (outer, start, step) copies x as `outer` runs, to `start` elements in y and every `step` elements.
     """
     size = x.type.dtype.bytes
-    params = {"tables": tables, "part": part, "fill": asm.pack(f"{node}.fill", fill if fill is not None else np.zeros(8, np.uint8))}
+    params = {
+        "tables": tables,
+        "part": part,
+        "fill": asm.pack(f"{node}.fill", fill if fill is not None else np.zeros(8, np.uint8)),
+    }
     asm.step(emit_index_copy(isa, size), "index_copy", node, (x,), (y,), params, joins=joins)
 
 

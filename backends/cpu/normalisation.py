@@ -45,7 +45,10 @@ def emit_norm(isa: Isa, by_element: bool) -> tuple[str, str]:
         with out.block("for part in range(parts)"):
             if not by_element:
                 out("channel = (row % groups) * parts + part")
-                out(f"g = v_mul(vec_splat(gamma + channel * 4, {lanes}), scale)", f"b = vec_splat(beta + channel * 4, {lanes})")
+                out(
+                    f"g = v_mul(vec_splat(gamma + channel * 4, {lanes}), scale)",
+                    f"b = vec_splat(beta + channel * 4, {lanes})",
+                )
             with out.block(f"for i in range(0, run, {lanes})"):
                 out("at = part * run + i", "count = run - i", f"v = vec_load_first(source + at * 4, count, {lanes})")
                 if by_element:
@@ -56,14 +59,21 @@ def emit_norm(isa: Isa, by_element: bool) -> tuple[str, str]:
 
 
 def emit_lrn(isa: Isa, root: bool) -> tuple[str, str]:
-    """x / (bias + alpha / size * sum of x^2 over neighbouring channels)^beta. `root`: beta is 3/4, by square roots."""
+    """X / (bias + alpha / size * sum of x^2 over neighbouring channels)^beta. `root`: beta is 3/4, by square roots."""
     arguments = ["x", "y", "images", "channels", "run", "before", "after"]
-    out = Writer(f"f32_lrn{'_three_quarters' if root else ''}__{isa.name}", arguments, "x, y: plain; then alpha/size, bias, beta")
+    out = Writer(
+        f"f32_lrn{'_three_quarters' if root else ''}__{isa.name}", arguments, "x, y: plain; then alpha/size, bias, beta"
+    )
     lanes = isa.lanes
     for index, name in enumerate(("alpha", "bias", "beta")):
         out(f"{name} = vec_splat(a + {8 * (len(arguments) + index)}, {lanes})")
     with out.share("images * channels", "item"):
-        out("c = item % channels", "low = c - before if c > before else 0", "high = c + after + 1", "if high > channels: high = channels")
+        out(
+            "c = item % channels",
+            "low = c - before if c > before else 0",
+            "high = c + after + 1",
+            "if high > channels: high = channels",
+        )
         out("source = x + (item - c) * run * 4")
         with out.block(f"for i in range(0, run, {lanes})"):
             out("count = run - i", f"acc = vec_of(0.0, {lanes})")
@@ -107,7 +117,7 @@ def lower_norm(asm: Assembler, node: Node, isa: Isa) -> None:
 
 
 def lower_lrn(asm: Assembler, node: Node, isa: Isa) -> None:
-    """lrn."""
+    """Lrn."""
     x = asm.plain(str(node.inputs[0]))
     y = asm.new_plain(node.name, node.type)
     asm.step(emit_lrn(isa, node.attrs["beta"] == 0.75), "lrn", node.name, (x,), (y,), {"attrs": node.attrs})

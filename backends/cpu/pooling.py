@@ -26,19 +26,38 @@ def emit_pool(isa: Isa, kind: str) -> tuple[str, str]:
     out(f"none = vec_of({LEAST if kind == 'max' else '0.0'}, {isa.lanes})")
     out("first = (left + sw - 1) // sw", "inside = (width + left - (kw - 1) * dw - 1) // sw + 1")
     with out.share("count * images * out_rows", "item"):
-        out("plane = item // (images * out_rows)", "j = item - plane * (images * out_rows)", "n = j // out_rows", "oy = j - n * out_rows")
+        out(
+            "plane = item // (images * out_rows)",
+            "j = item - plane * (images * out_rows)",
+            "n = j // out_rows",
+            "oy = j - n * out_rows",
+        )
         out("top_y = oy * sh - top")
-        out("r0 = 0 if top_y >= 0 else (dh - 1 - top_y) // dh", "r1 = (rows - top_y + dh - 1) // dh", "if r1 > kh: r1 = kh")
-        out("source = x + load_i64(x_planes, plane) + n * x_image", "to = y + load_i64(y_planes, plane) + n * y_image + oy * y_row")
+        out(
+            "r0 = 0 if top_y >= 0 else (dh - 1 - top_y) // dh",
+            "r1 = (rows - top_y + dh - 1) // dh",
+            "if r1 > kh: r1 = kh",
+        )
+        out(
+            "source = x + load_i64(x_planes, plane) + n * x_image",
+            "to = y + load_i64(y_planes, plane) + n * y_image + oy * y_row",
+        )
         with out.block("for ox in range(out_width)"):
             out("left_x = ox * sw - left", "s0 = 0", "s1 = kw")
             with out.block("if ox < first or ox >= inside"):
-                out("s0 = 0 if left_x >= 0 else (dw - 1 - left_x) // dw", "s1 = (width - left_x + dw - 1) // dw", "if s1 > kw: s1 = kw")
+                out(
+                    "s0 = 0 if left_x >= 0 else (dw - 1 - left_x) // dw",
+                    "s1 = (width - left_x + dw - 1) // dw",
+                    "if s1 > kw: s1 = kw",
+                )
             out("acc = none")
             with out.block("for r in range(r0, r1)"):
                 out(f"at = source + (top_y + r * dh) * x_row + (left_x + s0 * dw) * {pixel}")
                 with out.block("for s in range(s0, s1)"):
-                    out(f"acc = v_{'max' if kind == 'max' else 'add'}(acc, vec_load(at, {isa.lanes}))", f"at += dw * {pixel}")
+                    out(
+                        f"acc = v_{'max' if kind == 'max' else 'add'}(acc, vec_load(at, {isa.lanes}))",
+                        f"at += dw * {pixel}",
+                    )
             if kind == "average":
                 out("cells = (r1 - r0) * (s1 - s0)")
             elif kind == "average_padded":
@@ -59,7 +78,11 @@ def emit_global(isa: Isa, kind: str) -> tuple[str, str]:
     out(f"none = vec_of({LEAST if kind == 'max' else '0.0'}, {lanes})")
     out("full = width // 4 * 4")
     with out.share("count * images", "item"):
-        out("plane = item // images", "n = item - plane * images", "source = x + load_i64(x_planes, plane) + n * x_image")
+        out(
+            "plane = item // images",
+            "n = item - plane * images",
+            "source = x + load_i64(x_planes, plane) + n * x_image",
+        )
         out("a0 = none", "a1 = none", "a2 = none", "a3 = none")
         with out.block("for h in range(rows)"):
             out("at = source + h * x_row")

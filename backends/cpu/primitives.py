@@ -18,6 +18,9 @@ from numba.core.datamodel import models, register_default
 from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
+PREFETCH_BYTES = 1024
+"""How far ahead of their use weights are fetched."""
+
 F32 = ir.FloatType()
 I1, I8, I32, I64 = ir.IntType(1), ir.IntType(8), ir.IntType(32), ir.IntType(64)
 Value = Any
@@ -89,7 +92,7 @@ def splat(builder: Any, scalar: Value, lanes: int) -> Value:
 
 
 def fma(builder: Any, a: Value, b: Value, c: Value) -> Value:
-    """a * b + c: one instruction where the target has it, multiply then add where it has not."""
+    """A * b + c: one instruction where the target has it, multiply then add where it has not."""
     name = f"llvm.fmuladd.v{a.type.count}f32"
     return builder.call(function(builder, name, a.type, [a.type] * 3), [a, b, c])
 
@@ -159,7 +162,9 @@ def copy_bytes(typingctx: Any, to: Any, source: Any, count: Any) -> Any:
     """Copy `count` bytes; the ranges do not overlap."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Sequence[Value]) -> Value:
-        move = function(builder, "llvm.memcpy.p0i8.p0i8.i64", ir.VoidType(), [I8.as_pointer(), I8.as_pointer(), I64, I1])
+        move = function(
+            builder, "llvm.memcpy.p0i8.p0i8.i64", ir.VoidType(), [I8.as_pointer(), I8.as_pointer(), I64, I1]
+        )
         builder.call(move, [pointer(builder, args[0], I8), pointer(builder, args[1], I8), args[2], I1(0)])
         return context.get_dummy_value()
 
@@ -272,7 +277,7 @@ def vec_store_first(typingctx: Any, address: Any, value: Any, count: Any) -> Any
 
 @intrinsic  # type: ignore[untyped-decorator]
 def vec_fma(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
-    """a * b + c."""
+    """A * b + c."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Sequence[Value]) -> Value:
         return fma(builder, *args)
@@ -319,7 +324,16 @@ def tile_bias(typingctx: Any, address: Any, rows: Any, cols: Any, lanes: Any) ->
     return kind(types.int64, rows, cols, lanes), codegen
 
 
+def _prefetch(builder: Any, address: Value, offset: int) -> None:
+    """Ask for a line that will be read soon, into the first-level cache."""
+    where = pointer(builder, address, I8, offset)
+    fetch = function(builder, "llvm.prefetch.p0i8", ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
+    builder.call(fetch, [where, I32(0), I32(3), I32(1)])
+
+
 def _weights(builder: Any, kind: Tile, address: Value) -> list[Value]:
+    for offset in range(0, kind.cols * kind.lanes * 4, 64):
+        _prefetch(builder, address, PREFETCH_BYTES + offset)
     return [_load(builder, address, kind.lanes, q * kind.lanes * 4) for q in range(kind.cols)]
 
 

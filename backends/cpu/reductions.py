@@ -45,7 +45,10 @@ def emit_reduce(isa: Isa, op: str, run: bool) -> tuple[str, str]:
     with out.share("outer * blocks", "item"):
         out("o = item // blocks", f"at = (item - o * blocks) * {lanes}", "count = inner - at", "acc = none")
         with out.block("for i in range(axis)"):
-            out(f"v = vec_load_first(x + ((o * axis + i) * inner + at) * 4, count, {lanes})", f"acc = {combine}(acc, {square('v')})")
+            out(
+                f"v = vec_load_first(x + ((o * axis + i) * inner + at) * 4, count, {lanes})",
+                f"acc = {combine}(acc, {square('v')})",
+            )
         out(f"vec_store_first(y + (o * inner + at) * 4, {finish('acc')}, count)")
     return out.finish()
 
@@ -87,27 +90,45 @@ def emit_softmax(isa: Isa, log: bool, run: bool) -> tuple[str, str]:
             fold_run(out, isa, "source", "axis", "v_add", "zero", lambda v: f"v_exp(v_sub({v}, shift))")
             out("shift = v_add(shift, v_log(acc))" if log else "scale = v_div(one, acc)")
             with out.block(f"for i in range(0, axis, {lanes})"):
-                out(f"v = vec_load_first(source + i * 4, axis - i, {lanes})", f"vec_store_first(to + i * 4, {change}, axis - i)")
+                out(
+                    f"v = vec_load_first(source + i * 4, axis - i, {lanes})",
+                    f"vec_store_first(to + i * 4, {change}, axis - i)",
+                )
         return out.finish()
     out(f"blocks = (inner + {lanes - 1}) // {lanes}")
     with out.share("outer * blocks", "item"):
-        out("o = item // blocks", f"at = (item - o * blocks) * {lanes}", "count = inner - at", "base = (o * axis * inner + at) * 4")
+        out(
+            "o = item // blocks",
+            f"at = (item - o * blocks) * {lanes}",
+            "count = inner - at",
+            "base = (o * axis * inner + at) * 4",
+        )
         out("shift = least", "acc = zero")
         for line in ("shift = v_max(shift, v)", "acc = v_add(acc, v_exp(v_sub(v, shift)))"):
             with out.block("for i in range(axis)"):
                 out(f"v = vec_load_first(x + base + i * inner * 4, count, {lanes})", line)
         out("shift = v_add(shift, v_log(acc))" if log else "scale = v_div(one, acc)")
         with out.block("for i in range(axis)"):
-            out(f"v = vec_load_first(x + base + i * inner * 4, count, {lanes})", f"vec_store_first(y + base + i * inner * 4, {change}, count)")
+            out(
+                f"v = vec_load_first(x + base + i * inner * 4, count, {lanes})",
+                f"vec_store_first(y + base + i * inner * 4, {change}, count)",
+            )
     return out.finish()
 
 
 def emit_argmax(isa: Isa, kind: str, last: bool) -> tuple[str, str]:
     """Index of the largest element along the axis; the first NaN counts as largest, as in NumPy."""
-    out = Writer(f"{kind}_argmax_{'last' if last else 'first'}__{isa.name}", ["x", "y", "outer", "axis", "inner"], "x, y: plain")
+    out = Writer(
+        f"{kind}_argmax_{'last' if last else 'first'}__{isa.name}", ["x", "y", "outer", "axis", "inner"], "x, y: plain"
+    )
     size = {"8": 1, "6": 2, "2": 4, "4": 8}[kind[-1]]
     with out.share("outer * inner", "item"):
-        out("o = item // inner", f"at = x + (o * axis * inner + item - o * inner) * {size}", f"best = get_{kind}(at)", "where = 0")
+        out(
+            "o = item // inner",
+            f"at = x + (o * axis * inner + item - o * inner) * {size}",
+            f"best = get_{kind}(at)",
+            "where = 0",
+        )
         with out.block("for i in range(1, axis)"):
             out(f"v = get_{kind}(at + i * inner * {size})")
             with out.block(f"if v {'>=' if last else '>'} best or (v != v and best == best)"):

@@ -25,11 +25,21 @@ def emit_resize(isa: Isa, weighted: bool) -> tuple[str, str]:
     out = Writer(f"f32_resize_{'weighted' if weighted else 'copy'}__{isa.name}", ARGUMENTS, "x, y: bases of planes")
     lanes, pixel = isa.lanes, isa.lanes * 4
     with out.share("count * images * out_rows", "item"):
-        out("plane = item // (images * out_rows)", "j = item - plane * (images * out_rows)", "n = j // out_rows", "oy = j - n * out_rows")
-        out("source = x + load_i64(x_planes, plane) + n * x_image", "to = y + load_i64(y_planes, plane) + n * y_image + oy * y_row")
+        out(
+            "plane = item // (images * out_rows)",
+            "j = item - plane * (images * out_rows)",
+            "n = j // out_rows",
+            "oy = j - n * out_rows",
+        )
+        out(
+            "source = x + load_i64(x_planes, plane) + n * x_image",
+            "to = y + load_i64(y_planes, plane) + n * y_image + oy * y_row",
+        )
         with out.block("for ox in range(out_width)"):
             if not weighted:
-                out(f"vec_store(to + ox * {pixel}, vec_load(source + load_i64(rows, oy) + load_i64(columns, ox), {lanes}))")
+                out(
+                    f"vec_store(to + ox * {pixel}, vec_load(source + load_i64(rows, oy) + load_i64(columns, ox), {lanes}))"
+                )
             else:
                 out(f"acc = vec_of(0.0, {lanes})")
                 with out.block("for r in range(row_taps)"):

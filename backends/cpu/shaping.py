@@ -21,7 +21,7 @@ from convc.types import DType, product
 
 
 def lower_view(asm: Assembler, node: Node, isa: Isa) -> None:
-    """identity and dropout: another name for every layout."""
+    """Identity and dropout: another name for every layout."""
     for layout in tuple(asm.layouts(node.operands[0])) or (asm.plain(node.operands[0]),):
         asm.define(replace(layout, name=node.name))
 
@@ -112,7 +112,7 @@ def lower_gather(asm: Assembler, node: Node, isa: Isa) -> None:
         size = source.type.shape[axis]
         if isinstance(size, int):
             index = np.where(index < 0, index + size, index)
-            if index.size and not (0 <= index.min() and index.max() < size):
+            if index.size and not (index.min() >= 0 and index.max() < size):
                 raise TargetError(f"{node}: indices reach beyond axis {axis} of {source.type}", hint="mend the indices")
             if axis == 1 and indices.type.rank == 1 and _pick(asm, node, index):
                 return
@@ -160,7 +160,11 @@ def lower_concat(asm: Assembler, node: Node, isa: Isa) -> None:
     axis = node.attrs["axis"] % node.type.rank
     names = node.operands
     channels = axis == 1 and node.type.rank in {2, 4} and node.type.dtype is DType.F32
-    if channels and any(asm.has_planes(n) for n in names) and all(isinstance(asm.graph[n].type.shape[1], int) for n in names):
+    if (
+        channels
+        and any(asm.has_planes(n) for n in names)
+        and all(isinstance(asm.graph[n].type.shape[1], int) for n in names)
+    ):
         asm.define(asm.join(node.name, [asm.planes(n) for n in names]))
         return
     parts = [asm.plain(n) for n in names]
@@ -176,7 +180,7 @@ def lower_concat(asm: Assembler, node: Node, isa: Isa) -> None:
 
 
 def lower_transpose(asm: Assembler, node: Node, isa: Isa) -> None:
-    """transpose."""
+    """Transpose."""
     source, perm = asm.graph[node.operands[0]].type, node.attrs["perm"]
 
     def tables(bound: Binding) -> Sequence[Ints]:
@@ -188,7 +192,7 @@ def lower_transpose(asm: Assembler, node: Node, isa: Isa) -> None:
 
 
 def lower_expand(asm: Assembler, node: Node, isa: Isa) -> None:
-    """expand."""
+    """Expand."""
     source, result = asm.graph[node.operands[0]].type, node.type
 
     def tables(bound: Binding) -> Sequence[Ints]:

@@ -102,7 +102,7 @@ def sigmoid(builder: Any, x: Value) -> Value:
 
 
 def tanh(builder: Any, x: Value) -> Value:
-    """x + x^3 P(x^2) near 0, sign(x) (1 - 2 / (exp(2|x|) + 1)) elsewhere."""
+    """X + x^3 P(x^2) near 0, sign(x) (1 - 2 / (exp(2|x|) + 1)) elsewhere."""
     size, one = _fabs(builder, x), const(x, 1.0)
     square = builder.fmul(x, x)
     near = fma(builder, builder.fmul(square, x), _polynomial(builder, square, TANH), x)
@@ -112,7 +112,7 @@ def tanh(builder: Any, x: Value) -> Value:
 
 
 def erf(builder: Any, x: Value) -> Value:
-    """x P(x^2) for |x| < 1; sign(x) (1 - exp(-x^2) Q(1 / (1 + |x| / 2))) up to 4; sign(x) beyond."""
+    """X P(x^2) for |x| < 1; sign(x) (1 - exp(-x^2) Q(1 / (1 + |x| / 2))) up to 4; sign(x) beyond."""
     size, one = _fabs(builder, x), const(x, 1.0)
     square = builder.fmul(x, x)
     near = builder.fmul(x, _polynomial(builder, square, ERF_NEAR))
@@ -192,7 +192,7 @@ def _clip(builder: Any, x: Value, low: Value, high: Value) -> Value:
 
 
 def _modulo(builder: Any, a: Value, b: Value) -> Value:
-    """a - floor(a / b) * b: the sign of the divisor, as numpy.mod."""
+    """A - floor(a / b) * b: the sign of the divisor, as numpy.mod."""
     rest = builder.frem(a, b)
     zero = const(a, 0.0)
     differs = builder.xor(builder.fcmp_ordered("<", rest, zero), builder.fcmp_ordered("<", b, zero))

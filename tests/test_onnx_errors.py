@@ -445,3 +445,24 @@ def test_damaged_files_raise_errors_of_convc() -> None:
         except Error:
             pass
     assert loaded > 50
+
+
+def test_sizes_that_grow_without_end() -> None:
+    """Squares of squares, and halves of halves: refused before they fill memory or the stack."""
+    squares = [node("Shape", "x", "s0"), *(node("Mul", f"s{i} s{i}", f"s{i + 1}") for i in range(40))]
+    proto = model([*squares, node("Expand", "one s40")], {"x": ["N"]}, {"one": floats(1)}, opset=13)
+    refused(ModelError, proto, "Mul n_s", "a size has more than 1024 symbols")
+    sums = [node("Shape", "x", "s0")]
+    for i in range(40):
+        sums += [node("Div", f"s{i} two", f"h{i}"), node("Add", f"h{i} s{i}", f"s{i + 1}")]
+    proto = model([*sums, node("Expand", "one s40")], {"x": ["N"]}, {"one": floats(1), "two": np.array([2])}, opset=13)
+    refused(ModelError, proto, "a size has more than 1024 symbols")
+    pools = [node("MaxPool", f"v{i}", f"v{i + 1}", kernel_shape=[3], strides=[2]) for i in range(500)]
+    proto = model([*pools, node("Relu", "v500")], {"v0": [1, 1, "W"]}, opset=13)
+    refused(ModelError, proto, "MaxPool n_v", "or 32 divisions inside each other")
+
+
+def test_many_small_computed_values_count() -> None:
+    nodes = [node("ConstantOfShape", "s", f"v{i}") for i in range(20)]
+    proto = model([*nodes, node("Sum", " ".join(f"v{i}" for i in range(20)))], {}, {"s": np.array([60_000])})
+    refused(LimitError, proto, "limits.folded_bytes=1000000", limits=Limits(folded_bytes=1_000_000))

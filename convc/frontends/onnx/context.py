@@ -12,7 +12,7 @@ import onnx
 
 from convc.dims import Dim, Size
 from convc.errors import LimitError, ModelError
-from convc.frontends.onnx.known import Known
+from convc.frontends.onnx.known import Known, check_size
 from convc.frontends.onnx.tensors import TensorReader
 from convc.ir.graph import Node, constant, make_node
 from convc.limits import Limits
@@ -66,6 +66,8 @@ class Builder:
     def add(self, node: Node) -> Node:
         """Take up a node, checked against the limits. Raises LimitError."""
         if node.op != "constant":
+            for size in node.type.shape:
+                check_size(size)
             self.limits.check_tensor(node.name, node.type, self.nominal)
         if len(self.nodes) >= 10 * self.limits.nodes:
             raise LimitError(

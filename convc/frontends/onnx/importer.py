@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections import ChainMap
+from collections import ChainMap, Counter
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
@@ -18,6 +18,7 @@ from convc.frontends.onnx.table import EVALUATORS, IMPORTERS
 from convc.frontends.onnx.tensors import TensorReader
 from convc.ir.graph import Graph, Node, Output
 from convc.limits import Limits
+from convc.types import DType
 
 ONNX_DOMAINS = {"", "ai.onnx"}
 Scope = MutableMapping[str, Value]
@@ -89,11 +90,11 @@ def check_structure(graph: onnx.GraphProto, label: str) -> None:
                 f"{label}: two values are named {name}: {seen[name]}, and {what}", hint="each value needs its own name"
             )
         seen[name] = what
-    names = [o.name for o in graph.output]
-    for name in names:
+    names = Counter(o.name for o in graph.output)
+    for name, count in names.items():
         if name not in seen:
             raise ModelError(f"{label}: output {name} is computed by no node", hint="a part of the model is missing")
-        if names.count(name) > 1:
+        if count > 1:
             raise ModelError(f"{label}: output {name} is listed twice", hint="list each output once")
 
 
@@ -112,7 +113,10 @@ def import_node(builder: Builder, proto: onnx.NodeProto, scope: Scope) -> None:
                 if isinstance(found, Value):
                     scope[proto.output[0]] = found
                 else:
-                    _bind(call, [found] if isinstance(found, Known) else list(found), scope)
+                    values = [found] if isinstance(found, Known) else list(found)
+                    if proto.op_type != "Constant":  # its elements are counted as weights
+                        builder.charge(f"the value {call.output}", sum(v.array.size for v in values), DType.I64)
+                    _bind(call, values, scope)
                 return
             except UnknownError:
                 pass
@@ -123,7 +127,7 @@ def import_node(builder: Builder, proto: onnx.NodeProto, scope: Scope) -> None:
         if error.message.startswith(where):
             raise
         raise type(error)(where + error.message, hint=error.hint) from error
-    except (ValueError, IndexError, TypeError, OverflowError) as error:
+    except (ValueError, IndexError, TypeError, OverflowError, RecursionError) as error:
         raise ModelError(
             f"{proto.op_type} {_label(proto)}: its inputs or attributes do not fit together: {error}",
             hint="check the model with onnx.checker",
@@ -191,7 +195,7 @@ def _take_branch(builder: Builder, proto: onnx.NodeProto, scope: Scope) -> None:
     check_operators(branch.node, Loaded(onnx.ModelProto(), label=f"its {wanted}"))
     inner: Scope = ChainMap({}, scope)
     live = _live(_sorted(branch.node), [o.name for o in branch.output])
-    _declare_weights(builder, branch, inner, live)
+    _declare_weights(builder, branch, inner, live, top=False)
     for node in live:
         import_node(builder, node, inner)
     for outer, result in zip(proto.output, branch.output, strict=True):
@@ -201,12 +205,14 @@ def _take_branch(builder: Builder, proto: onnx.NodeProto, scope: Scope) -> None:
             scope[outer] = inner[result.name]
 
 
-def _declare_weights(builder: Builder, graph: onnx.GraphProto, scope: Scope, live: Sequence[onnx.NodeProto]) -> None:
+def _declare_weights(
+    builder: Builder, graph: onnx.GraphProto, scope: Scope, live: Sequence[onnx.NodeProto], *, top: bool = True
+) -> None:
     """Read the initializers that something uses."""
     used = {name for node in _all_nodes(live) for name in node.input} | {o.name for o in graph.output}
     for tensor in graph.initializer:
         if tensor.name in used:
-            array = builder.reader.read(tensor, f"weight {tensor.name}", initializer=True)
+            array = builder.reader.read(tensor, f"weight {tensor.name}", initializer=top)
             scope[tensor.name] = Value(tensor.name, known=Known.of(array))
 
 

@@ -20,6 +20,10 @@ from convc.types import Array, DType
 MOST_ELEMENTS = 1 << 16
 """Larger integer tensors are data, not shapes: they are left to run time."""
 MOST_FLOATS = 16
+MOST_ATOMS = 1024
+"""Symbols in one size; products of sums grow without end otherwise."""
+MOST_DIVISIONS = 32
+"""Divisions inside each other in one size, such as of layers that halve it."""
 
 
 class UnknownError(Exception):
@@ -50,7 +54,10 @@ class Known:
         """From anything that NumPy takes as an object array; native where no element is symbolic."""
         array = np.empty(np.shape(elements), object)
         array[...] = elements
-        if any(isinstance(e, (Dim, Ratio)) for e in array.flat):
+        symbolic = [e.numerator if isinstance(e, Ratio) else e for e in array.flat if isinstance(e, (Dim, Ratio))]
+        if symbolic:
+            for size in symbolic:
+                check_size(size)
             return Known(dtype, array)
         if not dtype.is_float and dtype is not DType.BOOL:
             bounds = np.iinfo(dtype.numpy)
@@ -87,6 +94,23 @@ class Known:
 
     def __str__(self) -> str:
         return f"[{', '.join(str(e) for e in self.objects.flat)}]"
+
+
+def check_size(size: Size) -> None:
+    """Raise ModelError for a size that is too complicated to work with."""
+    count = 0
+    waiting = [(size, 0)]
+    while waiting:
+        current, depth = waiting.pop()
+        if isinstance(current, Dim):
+            count += sum(max(len(monomial), 1) for monomial, _ in current.terms)
+            quotients = (atom for monomial, _ in current.terms for atom in monomial if isinstance(atom, FloorDiv))
+            waiting.extend((part, depth + 1) for q in quotients for part in (q.numerator, q.denominator))
+        if count > MOST_ATOMS or depth > MOST_DIVISIONS:
+            raise ModelError(
+                f"a size has more than {MOST_ATOMS} symbols, or {MOST_DIVISIONS} divisions inside each other",
+                hint="fix the sizes with input_shapes=",
+            )
 
 
 def least(size: Size) -> int | None:

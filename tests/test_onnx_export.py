@@ -165,6 +165,7 @@ def test_symbolic_sizes(sizes: dict[str, int]) -> None:
     proto = round_trip(graph, **sizes)
     dims = proto.graph.input[0].type.tensor_type.shape.dim
     assert [d.dim_param or d.dim_value for d in dims] == ["N", 4, "H", "W"]
+    assert load_onnx(proto).nominal == {"N": 1, "H": 6, "W": 8}
     assert proto.graph.output[2].type.tensor_type.shape.dim[1].dim_param == "H - 1"
 
 

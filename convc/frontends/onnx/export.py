@@ -14,6 +14,7 @@ from convc.dims import Dim, FloorDiv, Size
 from convc.errors import LimitError, ModelError
 from convc.files import atomic_write
 from convc.frontends.onnx.export_ops import EXPORTERS
+from convc.frontends.onnx.inputs import NOMINAL_KEY
 from convc.frontends.onnx.tensors import ONNX_TYPES
 from convc.ir.graph import Graph, Node
 from convc.types import Array, TensorType
@@ -158,6 +159,8 @@ def export_onnx(graph: Graph) -> onnx.ModelProto:
     model: onnx.ModelProto = helper.make_model(
         proto, opset_imports=opsets, ir_version=helper.find_min_ir_version_for(opsets), producer_name="convc"
     )
+    if graph.dims:
+        helper.set_model_props(model, {NOMINAL_KEY: " ".join(f"{symbol}={value}" for symbol, value in graph.dims)})
     try:
         onnx.checker.check_model(model)
     except Exception as error:  # the C++ checker raises ValidationError and bare ValueError

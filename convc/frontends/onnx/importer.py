@@ -11,7 +11,7 @@ import onnx
 
 from convc.errors import Error, LimitError, ModelError
 from convc.frontends.onnx.context import Builder, Call, Value
-from convc.frontends.onnx.inputs import declare_inputs
+from convc.frontends.onnx.inputs import declare_inputs, nominal_sizes
 from convc.frontends.onnx.known import Known, UnknownError
 from convc.frontends.onnx.load import Loaded, Source, load
 from convc.frontends.onnx.table import EVALUATORS, IMPORTERS
@@ -36,7 +36,7 @@ def import_onnx(source: Source, *, input_shapes: InputShapes | None, limits: Lim
     builder.reserved.update(v.name for v in (*proto.input, *proto.initializer, *proto.output))
     scope: Scope = {}
     order = _sorted(proto.node)
-    declare_inputs(builder, proto, scope, input_shapes or {})
+    declare_inputs(builder, proto, scope, input_shapes or {}, nominal_sizes(loaded.model))
     live = _live(order, [o.name for o in proto.output])
     _declare_weights(builder, proto, scope, live)
     for node in live:

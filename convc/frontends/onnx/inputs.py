@@ -15,6 +15,8 @@ from convc.ir.graph import graph_input
 
 BATCH, PLANE = 1, 224
 """Nominal values: of symbols at axis 0, and elsewhere."""
+NOMINAL_KEY = "convc.nominal"
+"""Metadata of models that convc wrote: nominal values by size name, as in `H=299 W=299`."""
 
 
 class Symbols:
@@ -40,6 +42,12 @@ class Symbols:
         return name
 
 
+def nominal_sizes(model: onnx.ModelProto) -> dict[str, int]:
+    """Nominal values from the metadata of a model that convc wrote."""
+    text = next((p.value for p in model.metadata_props if p.key == NOMINAL_KEY), "")
+    return {name: int(value) for name, value in re.findall(r"(\w+)=([1-9]\d{0,5})\b", text, re.ASCII)}
+
+
 def _identifier(name: str) -> str:
     cleaned = re.sub(r"[^A-Za-z0-9_]", "_", name)
     return cleaned if re.match(r"[A-Za-z_]", cleaned) else f"_{cleaned}"
@@ -50,6 +58,7 @@ def declare_inputs(
     graph: onnx.GraphProto,
     scope: MutableMapping[str, Value],
     overrides: Mapping[str, Sequence[int | str | None]],
+    nominal: Mapping[str, int],
 ) -> None:
     """Add an input node for each graph input that is no weight. Raises InputError for overrides that do not fit."""
     weights = {t.name for t in graph.initializer}
@@ -71,7 +80,7 @@ def declare_inputs(
         shape = _shape(info, overrides.get(info.name), fixed, symbols)
         for axis, size in enumerate(shape):
             if isinstance(size, Dim):
-                builder.nominal.setdefault(str(size), BATCH if axis == 0 else PLANE)
+                builder.nominal.setdefault(str(size), nominal.get(str(size), PLANE if axis else BATCH))
         scope[info.name] = Value(info.name, builder.add(graph_input(info.name, dtype, shape)))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,8 @@ def aligned_bytes(count: int) -> npt.NDArray[np.uint8]:
     if count >= 2 * HUGE:
         area = mmap.mmap(-1, count + HUGE)
         if hasattr(mmap, "MADV_HUGEPAGE"):
-            try:
+            with suppress(OSError):  # a kernel without huge pages gives the same memory in small ones
                 area.madvise(mmap.MADV_HUGEPAGE)
-            except OSError:  # a kernel without huge pages: the same memory, in small pages
-                pass
         whole = np.frombuffer(area, np.uint8)
         start = -whole.ctypes.data % HUGE
     else:

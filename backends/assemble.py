@@ -22,7 +22,7 @@ from convc.backends.program import (
     buffers_of,
     dense_places,
 )  # fmt: skip
-from convc.dims import Size
+from convc.dims import concrete
 from convc.errors import TargetError
 from convc.ir.graph import Graph, Node
 from convc.types import Array, DType, TensorType
@@ -137,7 +137,7 @@ class Assembler:
         batch, channels = type.shape[:2]
         height, breadth = type.shape[2:] if type.rank == 4 else (1, 1)
         if places is None:
-            places = dense_places(channels, width)
+            places = dense_places(concrete(channels, {}), width)
         count = int(places[:, 0].max()) + 1 if len(places) else 1
         index, group = len(self.buffers), len(self._parent)
         self._parent.append(group)
@@ -310,6 +310,3 @@ def operand(graph: Graph, node: Node, slot: str) -> Node | None:
     """The node in a slot, None where it was left out."""
     name = node.input(slot)
     return graph[name] if name is not None else None
-
-
-__all__ = ["Assembler", "Conversions", "Size", "operand"]

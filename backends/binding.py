@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from convc.backends.memory import ALIGNMENT, MemoryPlan, plan_memory, plane_bytes
-from convc.backends.program import Array, Flattened, Ints, Plain, Planes, Program, Step
+from convc.backends.program import Flattened, Ints, Plain, Planes, Program, Step
 from convc.dims import Size, concrete
 from convc.errors import LimitError
 from convc.limits import Limits
+from convc.types import Array
 
 NUMBER, ARENA, TABLES, FIRST_PACKED = 0, 1, 2, 3
 SLACK = 1 << 16
@@ -39,7 +40,7 @@ Word = int | Address
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """Where planes lie: byte strides of a pixel, a row and an image, byte offsets of the planes' first interior pixels."""
+    """Byte strides of a pixel, a row and an image, and byte offsets of the planes' first interior pixels."""
 
     images: int
     height: int

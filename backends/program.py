@@ -1,10 +1,10 @@
-"""The Program: what will run, for any target. Steps call kernels on slices of one arena, of packed weights, inputs, outputs.
+"""The Program: what will run, for any target. Steps call kernels on slices of one arena, weights, inputs, outputs.
 
-Two layouts. `Plain` is the caller's: C order, contiguous. `Planes` is the kernels': a plane holds `lanes` channels of all
-images, [N, H + halo, W + halo, lanes]; a value is a list of planes, which may lie in several buffers, and a place (plane,
-lane) for every channel. So concatenation joins lists, a channel slice takes a part, a shuffle permutes places, and none
-of them moves data. `lanes` is the vector width on a CPU; with lanes = C the layout is NHWC. Lanes without a channel are
-undefined. Planes of one value agree in size and halo: their buffers share a `group`.
+Two layouts. `Plain` is the caller's: C order, contiguous. `Planes` is the kernels': a plane holds `lanes` channels of
+all images, [N, H + halo, W + halo, lanes]; a value is a list of planes, which may lie in several buffers, and a place
+(plane, lane) for every channel. So concatenation joins lists, a channel slice takes a part, a shuffle permutes places,
+and none of them moves data. `lanes` is the vector width on a CPU; with lanes = C the layout is NHWC. Lanes without a
+channel are undefined. Planes of one value agree in size and halo: their buffers share a `group`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from convc.dims import Size
-from convc.types import Array, DType, TensorType
+from convc.types import Array, TensorType
 
 Ints = npt.NDArray[np.int64]
 Halo = tuple[int, int, int, int]  # top, left, bottom, right
@@ -162,9 +162,3 @@ def dense_places(channels: int, lanes: int) -> Ints:
     """Channels in order, `lanes` a plane."""
     numbers = np.arange(channels)
     return np.stack([numbers // lanes, numbers % lanes], axis=1)
-
-
-__all__ = [
-    "Array", "Buffer", "DType", "Flattened", "Halo", "Ints", "Layout", "Plain", "Planes", "Program", "Step",
-    "buffers_of", "dense_places",
-]  # fmt: skip

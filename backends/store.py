@@ -1,7 +1,7 @@
 """The kernel store: object code on disk, keyed by content, written atomically, checked by digest when read.
 
-A file is a line `convc-kernel 1 <sha256 of the rest>` and the object code. A folder that cannot be used is given up with
-one warning; compilation goes on without it.
+A file is a line `convc-kernel 1 <sha256 of the rest>` and the object code. A folder that cannot be used is given up
+with one warning; compilation goes on without it.
 """
 
 from __future__ import annotations

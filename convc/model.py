@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -56,7 +56,7 @@ class Options:
 
     target: str = "cpu"
     threads: int | None = None
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
 
 
 class CompiledModel:
@@ -86,7 +86,8 @@ class CompiledModel:
         if len(arrays) != len(self.inputs):
             expected = ", ".join(map(str, self.inputs)) or "none"
             raise InputError(
-                f"{self.graph.name} got {len(arrays)} arrays, expected {len(self.inputs)}", hint=f"inputs are {expected}"
+                f"{self.graph.name} got {len(arrays)} arrays, expected {len(self.inputs)}",
+                hint=f"its inputs are {expected}",
             )
         outputs = self._run([np.asarray(a) for a in arrays])
         return outputs[0] if len(outputs) == 1 else tuple(outputs)

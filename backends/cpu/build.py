@@ -12,7 +12,7 @@ from convc.backends.cpu.link import link
 from convc.backends.store import Store
 
 Progress = Callable[[str, int, int], None]
-GENERATOR_FILES = ("primitives.py", "vecmath.py", "runtime_primitives.py", "jit.py")
+GENERATOR_FILES = ("primitives.py", "tiles.py", "vecmath.py", "runtime_primitives.py", "jit.py")
 
 
 @cache

@@ -2,8 +2,8 @@
 
 y[p, o] = activation(bias[o] + residual[p, o] + sum over k of x[p * step + offset[k]] * w[k, o])
 
-A tile is `rows` pixels x `cols` blocks of lanes. The table lists, for every k = (input channel, tap), how far its float
-lies from the pixel's first tap; so kernel size, dilation, groups, the order and the place of input channels are data, and
+A tile is `rows` pixels x `cols` blocks of lanes. The table lists, for every k = (input channel, tap), how far its
+float lies from the pixel; so kernel size, dilation, groups, the order and the place of input channels are data, and
 a channel shuffle costs nothing. `dense` broadcasts one float a pixel; `lanes` multiplies lane by lane (depthwise, and
 grouped with a group a lane). Rows that end within a tile are handled by a tile of half the pixels, or by a tile that
 computes beyond the row and does not store. The sum runs over k in the table's order, whatever the tile or thread.
@@ -20,14 +20,14 @@ from convc.backends.cpu.writer import Writer
 
 ARGUMENTS = [
     "x", "w", "bias", "y", "y_planes", "r", "r_planes", "offsets", "K", "images", "rows", "width", "wrap",
-    "x_image", "x_row", "x_wrap", "x_step", "y_image", "y_row", "y_wrap", "y_step", "r_image", "r_row", "r_wrap", "r_step",
-    "groups", "group_blocks", "full_tiles", "panel",
+    "x_image", "x_row", "x_wrap", "x_step", "y_image", "y_row", "y_wrap", "y_step",
+    "r_image", "r_row", "r_wrap", "r_step", "groups", "group_blocks", "full_tiles", "panel",
 ]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class ConvSpec:
-    """What changes the instructions of a convolution kernel. `step` is bytes between input pixels, 0 if known at run time."""
+    """What changes a convolution kernel's instructions. `step`: bytes between input pixels, 0 if given at run time."""
 
     mode: str
     step: int
@@ -48,9 +48,7 @@ class ConvSpec:
 
 def emit(spec: ConvSpec, isa: Isa) -> tuple[str, str]:
     """Name and source of the kernel."""
-    out = Writer(
-        spec.name(isa), ARGUMENTS, "x, w, y, r: addresses; *_planes, offsets: tables; the rest: sizes and byte strides"
-    )
+    out = Writer(spec.name(isa), ARGUMENTS, "*_planes, offsets: tables; the rest: addresses, sizes, byte strides")
     parameters = write_parameters(out, spec.params, len(ARGUMENTS), isa.lanes)
     out(
         f"per_row = (width + {spec.rows - 1}) // {spec.rows}",
@@ -116,7 +114,7 @@ def _tile(out: Writer, spec: ConvSpec, isa: Isa, rows: int, cols: int, step: str
 
 
 def choose_tile(isa: Isa, mode: str, group_blocks: int, width: int, lines: int) -> tuple[int, int]:
-    """The register tile with the fewest estimated cycles for `lines` rows of `width` pixels and the blocks of one group.
+    """The register tile with the fewest estimated cycles for `lines` rows of `width` pixels and one group's blocks.
 
     A k-step of a rows x cols tile takes the larger of rows*cols/2 (multiply-adds) and (rows+cols+1)/2 (loads), at least
     the latency of 4, and one cycle for the loop; two of each start a cycle.

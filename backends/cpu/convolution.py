@@ -8,17 +8,25 @@ from typing import Any
 
 import numpy as np
 
-from convc.backends.aligned import aligned_empty
 from convc.backends.assemble import Assembler
-from convc.backends.binding import Address, Binding, Word, offsets_table
+from convc.backends.binding import Binding, Word, offsets_table
 from convc.backends.cpu import conv
 from convc.backends.cpu.activations import float32, float_word, function_of
+from convc.backends.cpu.channels import (
+    Channels,
+    Taps,
+    dense_channels,
+    lane_channels,
+    make_taps,
+    pack_weights,
+    prefers_lanes,
+)  # fmt: skip
 from convc.backends.cpu.isa import Isa
 from convc.backends.program import Flattened, Ints, Planes, Step
 from convc.dims import Size, concrete
 from convc.errors import TargetError
 from convc.ir.graph import Node
-from convc.types import Activation, Array, TensorType
+from convc.types import Activation, Array
 
 NO_WRAP = 1 << 40
 PANEL_BYTES = 256 << 10
@@ -27,18 +35,8 @@ RUN_TIME_STEP_ROWS = 2
 
 
 @dataclass(frozen=True, eq=False)
-class Taps:
-    """Where the k-th factor of each group lies: plane, lane, and displacement in input pixels. Arrays [groups, K]."""
-
-    plane: Ints
-    lane: Ints
-    dy: Ints
-    dx: Ints
-
-
-@dataclass(frozen=True, eq=False)
 class ConvCall:
-    """One call of the convolution kernel, before sizes are known. `start` and `every` place its pixels in the output."""
+    """One call of the kernel, before sizes are known. `start` and `every` place its pixels in the output."""
 
     spec: conv.ConvSpec
     taps: Taps
@@ -51,84 +49,6 @@ class ConvCall:
     weights: str
     bias: str
     params: tuple[float, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class Channels:
-    """How a convolution pairs channels: blocks of output channels by group, and the input channels each group reads.
-
-    `slots` [groups * group_blocks, lanes] holds the output channel in each lane, -1 for none. `inputs` [groups, n] holds
-    input channels; in `lanes` mode those of lane 0, the other lanes hold their own group's.
-    """
-
-    mode: str
-    slots: Ints
-    inputs: Ints
-    group_blocks: int
-
-    @property
-    def places(self) -> Ints:
-        block, lane = np.nonzero(self.slots >= 0)
-        places = np.empty((len(block), 2), np.int64)
-        places[self.slots[block, lane]] = np.stack([block, lane], axis=1)
-        return places
-
-
-def dense_channels(out: int, channels: int, groups: int, lanes: int, places: Ints | None) -> Channels:
-    """Each block of output channels reads all input channels of its group; groups start at a new block."""
-    per_group = out // groups
-    blocks = -(-per_group // lanes)
-    if places is not None and groups == 1:
-        blocks = int(places[:, 0].max()) + 1
-        slots = np.full((blocks, lanes), -1, np.int64)
-        slots[places[:, 0], places[:, 1]] = np.arange(out)
-    else:
-        slots = np.full((groups, blocks * lanes), -1, np.int64)
-        slots[:, :per_group] = np.arange(out).reshape(groups, per_group)
-        slots = slots.reshape(groups * blocks, lanes)
-    return Channels("dense", slots, np.arange(channels).reshape(groups, -1), blocks)
-
-
-def lane_channels(x: Planes, out: int, groups: int) -> Channels | None:
-    """A group a lane: where the i-th channels of all groups lie in one lane each of the same plane. None if they do not."""
-    width, per_group = x.channels // groups, out // groups
-    planes = x.places[:, 0].reshape(groups, width)
-    lanes = x.places[:, 1].reshape(groups, width)
-    if (lanes != lanes[:, :1]).any():
-        return None
-    bundles, member = np.unique(planes, axis=0, return_inverse=True)
-    member = member.reshape(-1)
-    slots = np.full((len(bundles), per_group, x.lanes), -1, np.int64)
-    outputs = np.arange(out).reshape(groups, per_group)
-    slots[member[:, None], np.arange(per_group)[None], lanes[:, :1]] = outputs
-    first = np.array([np.flatnonzero(member == i)[0] for i in range(len(bundles))])
-    inputs = np.arange(x.channels).reshape(groups, width)[first]
-    return Channels("lanes", slots.reshape(-1, x.lanes), inputs, per_group)
-
-
-def lane_places(channels: int, groups: int, lanes: int) -> Ints:
-    """Places that give every group a lane: channel i of group g in plane (g // lanes) * n + i, lane g % lanes."""
-    width = channels // groups
-    group, index = np.divmod(np.arange(channels), width)
-    return np.stack([(group // lanes) * width + index, group % lanes], axis=1)
-
-
-def prefers_lanes(out: int, channels: int, groups: int, lanes: int) -> bool:
-    """Whether a group a lane takes fewer vector multiply-adds than a block of lanes a group."""
-    by_lane = -(-groups // lanes) * (out // groups)
-    by_block = groups * -(-out // groups // lanes)
-    return groups > 1 and by_lane < by_block
-
-
-def wanted_places(node: Node, graph: Any, lanes: int) -> Ints | None:
-    """Places that a grouped convolution wants its input's channels to have."""
-    if node.op != "conv2d":
-        return None
-    groups, x = node.attrs["groups"], graph[node.inputs[0]].type
-    channels, out = x.shape[1], node.type.shape[1]
-    if groups == channels or not isinstance(channels, int) or not prefers_lanes(out, channels, groups, lanes):
-        return None
-    return lane_places(channels, groups, lanes)
 
 
 def lower_conv2d(asm: Assembler, node: Node, isa: Isa) -> None:
@@ -144,7 +64,7 @@ def lower_conv2d(asm: Assembler, node: Node, isa: Isa) -> None:
     x = asm.planes(x_name, 1 if narrow else None)
     channels, residual = _match(asm, node, x, out, width * groups, groups, isa)
     asm.need_halo(x, (top, left, bottom, right))
-    taps, order = _taps(
+    taps, order = make_taps(
         x, channels, [(r, s, r * dh - top, s * dw - left) for r in range(height) for s in range(breadth)], breadth
     )
     y = asm.new_planes(node.name, node.type, places=channels.places)
@@ -158,7 +78,7 @@ def lower_conv2d(asm: Assembler, node: Node, isa: Isa) -> None:
 def lower_linear(asm: Assembler, node: Node, isa: Isa) -> None:
     """A linear on [N, I] is a 1x1 convolution; its input may be the flattened planes of a convolution."""
     weights = _constant(asm, node, "w")
-    out, inputs = weights.shape
+    out = weights.shape[0]
     x_name = str(node.inputs[0])
     type = asm.graph[x_name].type
     if type.rank != 2:
@@ -171,7 +91,7 @@ def lower_linear(asm: Assembler, node: Node, isa: Isa) -> None:
     else:
         source, pixels, wide = asm.planes(x_name), [(0, 0, 0, 0)], 1
     channels, residual = _match(asm, node, source, out, source.channels, 1, isa)
-    taps, order = _taps(source, channels, pixels, wide)
+    taps, order = make_taps(source, channels, pixels, wide)
     y = asm.new_planes(node.name, node.type, places=channels.places)
     read = flattened if flattened is not None and len(pixels) > 1 else source
     step = 0 if len(pixels) > 1 else source.lanes * 4
@@ -182,7 +102,7 @@ def lower_linear(asm: Assembler, node: Node, isa: Isa) -> None:
 def lower_conv_transpose2d(asm: Assembler, node: Node, isa: Isa) -> None:
     """A transposed convolution of stride s is s * s convolutions, one for each phase of the output's rows and columns.
 
-    out[q s + a] = sum over r with (a + padding - r dilation) divisible by s of x[q + (a + padding - r dilation) / s] w[r]
+    out[q s + a] = sum of x[q + (a + padding - r dilation) / s] w[r] over the r for which s divides
     """
     weights = _constant(asm, node, "w")
     channels_in, per_group, height, breadth = weights.shape
@@ -213,7 +133,7 @@ def lower_conv_transpose2d(asm: Assembler, node: Node, isa: Isa) -> None:
             beyond = concrete(size[1] + dx - x.width, nominal)
             halo = [max(h, v) for h, v in zip(halo, (-dy, -dx, below, beyond), strict=True)]
         asm.need_halo(x, (halo[0], halo[1], halo[2], halo[3]))
-        taps, order = _taps(x, channels, pixels, breadth)
+        taps, order = make_taps(x, channels, pixels, breadth)
         order = order if pixels else np.zeros((len(channels.inputs), 0), np.int64)
         _append(
             asm, node, isa, x, y, residual, channels, taps, order, packed, x.lanes * 4, (1, 1), False,
@@ -261,51 +181,6 @@ def _match(
     ):
         residual = asm.relayout(str(name), residual, found.places)
     return found, residual
-
-
-def _taps(
-    x: Planes, channels: Channels, pixels: Sequence[tuple[int, int, int, int]], breadth: int
-) -> tuple[Taps, Ints]:
-    """Offsets in the order (plane, tap, lane), so that the lines of one plane stay in the first-level cache.
-
-    Also the column of the weight matrix [out, inputs * taps] that each k multiplies. Arrays [groups, K].
-    """
-    groups, width = channels.inputs.shape
-    places = x.places[channels.inputs]  # [groups, width, 2]
-    count = len(pixels)
-    r, s, dy, dx = (np.array([p[i] for p in pixels], np.int64).reshape(count) for i in range(4))
-    plane = np.repeat(places[:, :, 0], count, axis=1)
-    lane = np.repeat(places[:, :, 1] * (channels.mode == "dense"), count, axis=1)
-    tap = np.tile(np.arange(count), (groups, width))
-    order = (
-        np.lexsort((lane, tap, plane), axis=-1) if channels.mode == "dense" else np.argsort(tap, axis=-1, kind="stable")
-    )
-    take = lambda values: np.take_along_axis(values, order, axis=1)  # noqa: E731
-    tap = take(tap)
-    taps = Taps(take(plane), take(lane), dy[tap] if count else tap, dx[tap] if count else tap)
-    source = np.repeat(np.tile(np.arange(width), (groups, 1)), count, axis=1)
-    kernel = r * breadth + s
-    return taps, np.stack([take(source), kernel[tap] if count else tap], axis=-1)
-
-
-def pack_weights(weights: Array, channels: Channels, columns: Ints, cols: int) -> Array:
-    """Weights [out, inputs * taps] in the kernel's order: [tile][k][block of the tile][lane], flat."""
-    groups, count = columns.shape
-    lanes = channels.slots.shape[1]
-    packed: Array = aligned_empty(channels.slots.size * count, np.float32)
-    start = 0
-    for group in range(groups):
-        block = group * channels.group_blocks
-        in_order = bool((columns[group] == np.arange(weights.shape[1])).all()) if count == weights.shape[1] else False
-        for width in conv.tiles_of(channels.group_blocks, cols):
-            slots = channels.slots[block : block + width].reshape(-1)
-            rows = weights[np.maximum(slots, 0)] if (np.diff(slots) != 1).any() else weights[slots[0] : slots[-1] + 1]
-            tile = packed[start : start + width * lanes * count].reshape(count, width * lanes)
-            np.copyto(tile, (rows if in_order else rows[:, columns[group]]).T)
-            tile[:, slots < 0] = 0.0
-            start += tile.size
-            block += width
-    return packed
 
 
 def _append(
@@ -385,8 +260,3 @@ def arguments(step: Step, bound: Binding) -> Sequence[Word]:
         groups, call.group_blocks, call.group_blocks // call.spec.cols, panel,
         *(float_word(p) for p in call.params),
     ]  # fmt: skip
-
-
-__all__ = [
-    "Address", "TensorType", "arguments", "lower_conv2d", "lower_conv_transpose2d", "lower_linear", "wanted_places",
-]  # fmt: skip

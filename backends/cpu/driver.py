@@ -1,4 +1,4 @@
-"""The driver: walks the steps of a Program on a team of threads. Emitted and compiled like any kernel; serves every model."""
+"""The driver walks the steps of a Program on a team of threads. Compiled like any kernel; one serves every model."""
 
 from __future__ import annotations
 

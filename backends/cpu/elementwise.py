@@ -1,142 +1,24 @@
-"""Elementwise operators: on planes, on plain float32 tensors, and scalar by scalar on other element types."""
+"""Elementwise operators and batch_norm: which kernel, and operands brought to one layout."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from convc.backends.assemble import Assembler
-from convc.backends.binding import Binding, Word
-from convc.backends.cpu.activations import FUNCTION, float32, float_word, function_of, write_parameters
+from convc.backends.cpu.activations import FUNCTION, float32, function_of
 from convc.backends.cpu.isa import Isa
-from convc.backends.cpu.writer import Writer
-from convc.backends.program import Array, Layout, Plain, Planes, Step
+from convc.backends.cpu.maps import SCALAR, Operand, emit_plain, emit_planes, emit_scalar
+from convc.backends.program import Layout, Plain, Planes
 from convc.dims import concrete
 from convc.errors import TargetError
 from convc.ir.graph import Node
 from convc.ops import activation_of
-from convc.types import DType
+from convc.types import Array, DType
 
-RANK = 5
 BINARY = {"add", "sub", "mul", "div", "max", "min", "pow", "mod", "prelu"}
-SCALAR: dict[str, str] = {
-    "add": "x0 + x1", "sub": "x0 - x1", "mul": "x0 * x1", "min": "x0 if x0 < x1 else x1", "max": "x0 if x0 > x1 else x1",
-    "equal": "1 if x0 == x1 else 0", "less": "1 if x0 < x1 else 0", "less_or_equal": "1 if x0 <= x1 else 0",
-    "greater": "1 if x0 > x1 else 0", "greater_or_equal": "1 if x0 >= x1 else 0",
-    "logical_and": "1 if x0 != 0 and x1 != 0 else 0", "logical_or": "1 if x0 != 0 or x1 != 0 else 0",
-    "logical_not": "1 if x0 == 0 else 0", "where": "x1 if x0 != 0 else x2", "neg": "-x0", "abs": "-x0 if x0 < 0 else x0",
-    "cast": "x0", "to_bool": "1 if x0 != 0 else 0", "to_int": "int(x0)",
-}  # fmt: skip
-"""Expressions over scalars, for element types other than float32 and for results other than float32."""
-
-
-@dataclass(frozen=True, eq=False)
-class Operand:
-    """A constant operand packed by planes: [planes, height, width, lanes], or plain with its shape."""
-
-    packed: str
-    shape: tuple[int, ...]
-
-
-# ---- emitters ------------------------------------------------------------------------------------------------------
-
-
-def emit_planes(isa: Isa, function: str, splats: tuple[bool, ...], params: int) -> tuple[str, str]:
-    """Y = function(x0, x1, ...) on planes. A splat operand gives one float for all lanes."""
-    kinds = "".join("s" if s else "v" for s in splats)
-    letters = [f"{letter}{i}" for i in range(len(splats)) for letter in ("x", "planes", "image", "row", "pixel")]
-    arguments = ["y", "y_planes", "count", "images", "rows", "width", "y_image", "y_row", *letters]
-    out = Writer(
-        f"f32_map_{function}_{kinds}__{isa.name}",
-        arguments,
-        "x, y: bases; planes: tables; the rest: sizes, byte strides",
-    )
-    names = write_parameters(out, params, len(arguments), isa.lanes)
-    with out.share("count * images * rows", "item"):
-        out(
-            "plane = item // (images * rows)", "j = item - plane * (images * rows)", "n = j // rows", "h = j - n * rows"
-        )
-        out("to = y + load_i64(y_planes, plane) + n * y_image + h * y_row")
-        for i in range(len(splats)):
-            out(f"at{i} = x{i} + load_i64(planes{i}, plane) + n * image{i} + h * row{i}")
-        with out.block("for w in range(width)"):
-            for i, is_splat in enumerate(splats):
-                out(f"v{i} = vec_{'splat' if is_splat else 'load'}(at{i} + w * pixel{i}, {isa.lanes})")
-            out(f"vec_store(to + w * {isa.lanes * 4}, v_{function}({_listed('v', len(splats))}{names}))")
-    return out.finish()
-
-
-def emit_plain(isa: Isa, function: str, splats: tuple[bool, ...], params: int) -> tuple[str, str]:
-    """Y = function(x0, x1, ...) on plain tensors of up to 5 axes over a run of `n` contiguous elements."""
-    kinds = "".join("s" if s else "v" for s in splats)
-    letters = [f"{letter}{i}" for i in range(len(splats)) for letter in ("x", *(f"s{d}_" for d in range(RANK)))]
-    arguments = ["y", "n", *(f"d{d}" for d in range(RANK)), *letters]
-    out = Writer(
-        f"f32_map_plain_{function}_{kinds}__{isa.name}", arguments, "d: sizes; s: byte strides by axis and operand"
-    )
-    names = write_parameters(out, params, len(arguments), isa.lanes)
-    blocks = f"((n + {isa.lanes - 1}) // {isa.lanes})"
-    with out.share(f"d0 * d1 * d2 * d3 * d4 * {blocks}", "item"):
-        out(
-            f"j = item // {blocks}",
-            f"at = (item - j * {blocks}) * {isa.lanes}",
-            "count = n - at",
-            "to = y + (j * n + at) * 4",
-        )
-        _strided(out, len(splats), "at * 4", splats)
-        with out.block(f"if count >= {isa.lanes}"):
-            for i, is_splat in enumerate(splats):
-                out(f"v{i} = vec_{'splat' if is_splat else 'load'}(at{i}, {isa.lanes})")
-            out(f"vec_store(to, v_{function}({_listed('v', len(splats))}{names}))")
-        with out.block("else"):
-            for i, is_splat in enumerate(splats):
-                out(
-                    f"v{i} = vec_splat(at{i}, {isa.lanes})"
-                    if is_splat
-                    else f"v{i} = vec_load_first(at{i}, count, {isa.lanes})"
-                )
-            out(f"vec_store_first(to, v_{function}({_listed('v', len(splats))}{names}), count)")
-    return out.finish()
-
-
-def emit_scalar(isa: Isa, op: str, inputs: Sequence[str], output: str) -> tuple[str, str]:
-    """Y = expression(x0, x1, ...), element by element, for any element types."""
-    letters = [f"{letter}{i}" for i in range(len(inputs)) for letter in ("a", *(f"s{d}_" for d in range(RANK)), "step")]
-    out = Writer(
-        f"{output}_scalar_{op}_{'_'.join(inputs)}__{isa.name}",
-        ["y", "n", *(f"d{d}" for d in range(RANK)), *letters],
-        "plain",
-    )
-    width = {"8": 1, "6": 2, "2": 4, "4": 8}[output[-1]]
-    with out.share("d0 * d1 * d2 * d3 * d4", "item"):
-        out("j = item")
-        _strided(out, len(inputs), "", (True,) * len(inputs), base="a")
-        with out.block("for i in range(n)"):
-            for i, kind in enumerate(inputs):
-                out(f"x{i} = get_{kind}(at{i} + i * step{i})")
-            out(f"put_{output}(y + (item * n + i) * {width}, {SCALAR[op]})")
-    return out.finish()
-
-
-def _listed(letter: str, count: int) -> str:
-    return ", ".join(f"{letter}{i}" for i in range(count))
-
-
-def _strided(out: Writer, count: int, run: str, splats: Sequence[bool], base: str = "x") -> None:
-    """Addresses at0, at1, ... of operands at the flat outer index j."""
-    for i in range(count):
-        out(f"at{i} = {base}{i}" + (f" + {run}" if run and not splats[i] else ""))
-    out("k = j")
-    for axis in reversed(range(RANK)):
-        out(f"q = k // d{axis}", f"o = k - q * d{axis}", "k = q")
-        for i in range(count):
-            out(f"at{i} += o * s{axis}_{i}")
-
-
-# ---- lowering ------------------------------------------------------------------------------------------------------
 
 
 def lower_elementwise(asm: Assembler, node: Node, isa: Isa) -> None:
@@ -220,7 +102,9 @@ def _lower_planes(
         if source.op == "constant":
             if shape[0] != 1:
                 return False
-            operands.append(_planes_constant(asm, node, float32(source.array).reshape([int(s) for s in shape]), leader))
+            operands.append(
+                _planes_constant(asm, node, float32(source.array).reshape([concrete(s, {}) for s in shape]), leader)
+            )
             splats.append(False)
             continue
         if source.type.rank != rank or not isinstance(shape[1], int):
@@ -309,116 +193,3 @@ def _lower_scalar(asm: Assembler, node: Node, isa: Isa) -> None:
     y = asm.new_plain(node.name, node.type)
     kernel = emit_scalar(isa, op, kinds, "u8" if out is DType.BOOL else str(out))
     _append(asm, node, kernel, "map_scalar", operands, y, {"bytes": [t.bytes for t in types]})
-
-
-# ---- arguments -----------------------------------------------------------------------------------------------------
-
-
-def planes_arguments(step: Step, bound: Binding) -> Sequence[Word]:
-    """Arguments of `emit_planes`."""
-    y = step.writes[0]
-    assert isinstance(y, Planes)
-    g = bound.geometry(y)
-    words: list[Word] = [
-        bound.arena, bound.table(g.planes), len(g.planes), g.images, g.height, g.width, g.image, g.row,
-    ]  # fmt: skip
-    for operand, is_splat in zip(step.params["operands"], step.params["splats"], strict=True):
-        if isinstance(operand, Operand):
-            planes, height, width, lanes = operand.shape
-            pixel = lanes * 4
-            table = np.arange(planes, dtype=np.int64) * (height * width * pixel)
-            row = width * pixel if height > 1 else 0
-            words += [bound.constant(operand.packed), bound.table(table), 0, row, pixel if width > 1 else 0]
-            continue
-        source = step.reads[operand]
-        assert isinstance(source, Planes)
-        x = bound.geometry(source)
-        table = x.planes + (int(source.places[0, 1]) * 4 if is_splat else 0)
-        words += [
-            bound.arena, bound.table(table), x.image if x.images > 1 else 0, x.row if x.height > 1 else 0,
-            x.pixel if x.width > 1 else 0,
-        ]  # fmt: skip
-    return [*words, *(float_word(p) for p in step.params["floats"])]
-
-
-def broadcast_strides(shape: Sequence[int], target: Sequence[int], element: int) -> list[int]:
-    """Byte strides of a contiguous tensor broadcast to `target`: 0 where it is repeated."""
-    padded = [1] * (len(target) - len(shape)) + list(shape)
-    strides, step = [0] * len(padded), element
-    for axis in reversed(range(len(padded))):
-        strides[axis] = step if padded[axis] > 1 else 0
-        step *= padded[axis]
-    return strides
-
-
-def merge_axes(shape: Sequence[int], strides: Sequence[Sequence[int]]) -> tuple[list[int], list[list[int]]]:
-    """Merge adjacent axes that every operand walks as one; drop axes of size 1."""
-    sizes: list[int] = []
-    merged: list[list[int]] = [[] for _ in strides]
-    for axis, size in enumerate(shape):
-        if size == 1:
-            continue
-        if sizes and all(m[-1] == s[axis] * size for m, s in zip(merged, strides, strict=True)):
-            sizes[-1] *= size
-            for m, s in zip(merged, strides, strict=True):
-                m[-1] = s[axis]
-            continue
-        sizes.append(size)
-        for m, s in zip(merged, strides, strict=True):
-            m.append(s[axis])
-    return sizes, merged
-
-
-def _axes(
-    step: Step, bound: Binding, widths: Sequence[int]
-) -> tuple[Word, int, list[int], list[tuple[Word, list[int], int]]]:
-    y = step.writes[0]
-    assert isinstance(y, Plain)
-    shape = bound.shape(y)
-    bases: list[Word] = []
-    strides: list[list[int]] = []
-    for operand, width in zip(step.params["operands"], widths, strict=True):
-        if isinstance(operand, Operand):
-            bases.append(bound.constant(operand.packed))
-            strides.append(broadcast_strides(operand.shape, shape, width))
-            continue
-        source = step.reads[operand]
-        assert isinstance(source, Plain)
-        bases.append(bound.address(source))
-        strides.append(broadcast_strides(bound.shape(source), shape, width))
-    inner = shape[-1] if shape else 1
-    last = [s[-1] if len(s) else 0 for s in strides]
-    sizes, merged = merge_axes(shape[:-1], [s[:-1] for s in strides])
-    if sizes and all(m[-1] == t * inner for m, t in zip(merged, last, strict=True)) and all(last):
-        inner *= sizes.pop()
-        for m in merged:
-            m.pop()
-    if len(sizes) > RANK:
-        raise TargetError(f"%{step.node}: broadcasting over {len(sizes)} separate axes", hint=f"at most {RANK + 1}")
-    pad = RANK - len(sizes)
-    operands = [(base, [0] * pad + list(m), int(t)) for base, m, t in zip(bases, merged, last, strict=True)]
-    return bound.address(y), int(inner), [1] * pad + sizes, operands
-
-
-def plain_arguments(step: Step, bound: Binding) -> Sequence[Word]:
-    """Arguments of `emit_plain`."""
-    y, inner, sizes, operands = _axes(step, bound, [4] * len(step.params["operands"]))
-    words: list[Word] = [y, inner, *sizes]
-    for base, strides, _ in operands:
-        words += [base, *strides]
-    return [*words, *(float_word(p) for p in step.params["floats"])]
-
-
-def scalar_arguments(step: Step, bound: Binding) -> Sequence[Word]:
-    """Arguments of `emit_scalar`."""
-    y, inner, sizes, operands = _axes(step, bound, step.params["bytes"])
-    words: list[Word] = [y, inner, *sizes]
-    for base, strides, last in operands:
-        words += [base, *strides, last]
-    return words
-
-
-__all__ = [
-    "aligned", "concrete", "lower_batch_norm", "lower_elementwise", "plain_arguments", "planes_arguments",
-    "scalar_arguments",
-]  # fmt: skip

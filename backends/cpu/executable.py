@@ -5,17 +5,17 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from convc.backends.aligned import aligned_bytes
-from convc.backends.binding import ARENA, FIRST_PACKED, TABLES, Binding
+from convc.backends.binding import ARENA, TABLES, Binding
 from convc.backends.cpu import team as teams
 from convc.backends.cpu.driver import DRIVERS
 from convc.backends.cpu.lower import ARGUMENTS
-from convc.backends.program import Array, Ints, Program
+from convc.backends.program import Ints, Program
 from convc.limits import Limits
+from convc.types import Array
 
 PLANS = 8
 """Plans that are kept: the most recently used sizes."""
@@ -117,6 +117,3 @@ class _Context:
         """Let the arguments name the caller's arrays."""
         self._bases[self._first :] = [a.ctypes.data for a in (*inputs, *outputs)]
         self._words[self._caller] = self._caller_words + self._bases[self._caller_kinds]
-
-
-__all__ = ["FIRST_PACKED", "Any", "Executable"]

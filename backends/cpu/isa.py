@@ -11,12 +11,12 @@ from convc.errors import TargetError
 
 @dataclass(frozen=True, slots=True)
 class Isa:
-    """An instruction set: float32 lanes and count of its vector registers, and the LLVM processor that has it.
+    """An instruction set: float32 lanes and number of vector registers, and the LLVM processor that has it.
 
     `tune` names the processor whose scheduling model LLVM uses: of those for AVX-512, Sapphire Rapids' alone keeps the
     14x2 tile in registers; the others load pixels so early that 12 to 14 accumulators spill at every step.
-    `tiles` are register tiles (pixels x blocks of lanes) that fit without spills: rows * cols accumulators, cols weights
-    and one pixel.
+    `tiles` are register tiles (pixels x blocks of lanes) that fit without spills: rows * cols accumulators, cols
+    weights and one pixel.
     """
 
     name: str

@@ -28,11 +28,12 @@ def _lower(name: str, source: str, isa: Isa) -> tuple[Any, Any]:
     import llvmlite.binding as llvm
     from numba import cfunc, types
 
-    from convc.backends.cpu import primitives, runtime_primitives, vecmath
+    from convc.backends.cpu import primitives, runtime_primitives, tiles, vecmath
     from convc.backends.cpu.link import initialize
 
     initialize()
-    space: dict[str, Any] = {**primitives.VOCABULARY, **vecmath.VOCABULARY, **runtime_primitives.VOCABULARY}
+    parts = (primitives, tiles, vecmath, runtime_primitives)
+    space: dict[str, Any] = {name: one for part in parts for name, one in part.VOCABULARY.items()}
     exec(compile(source, f"<kernel {name}>", "exec"), space)
     arity = source[source.index("(") + 1 : source.index(")")].count(",") + 1
     with warnings.catch_warnings():

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 from convc.backends.assemble import Assembler
 from convc.backends.cpu import (
+    channels,
     convolution,
     elementwise,
+    maps,
     matmul,
     moves,
     normalisation,
@@ -18,7 +20,7 @@ from convc.backends.cpu import (
     shaping,
 )  # fmt: skip
 from convc.backends.cpu.isa import Isa
-from convc.backends.program import Buffer, Plain, Program, Step
+from convc.backends.program import Buffer, Ints, Plain, Program, Step
 from convc.errors import TargetError
 from convc.ir.graph import Graph, Node
 from convc.ops import OPS
@@ -54,8 +56,8 @@ LOWER: dict[str, Lower] = {
 ARGUMENTS: Mapping[str, Callable[[Step, Binding], Sequence[Word]]] = {
     "conv": convolution.arguments, "pack": moves.pack_arguments, "unpack": moves.unpack_arguments,
     "relayout": moves.relayout_arguments, "clear_halo": moves.clear_halo_arguments,
-    "index_copy": moves.index_copy_arguments, "map_planes": elementwise.planes_arguments,
-    "map_plain": elementwise.plain_arguments, "map_scalar": elementwise.scalar_arguments, "pool": pooling.pool_arguments,
+    "index_copy": moves.index_copy_arguments, "map_planes": maps.planes_arguments,
+    "map_plain": maps.plain_arguments, "map_scalar": maps.scalar_arguments, "pool": pooling.pool_arguments,
     "global_pool": pooling.global_arguments, "along": reductions.along_arguments,
     "norm": normalisation.norm_arguments, "lrn": normalisation.lrn_arguments, "matmul": matmul.matmul_arguments,
     "resize": resampling.resize_arguments, "gather": shaping.gather_arguments,
@@ -83,11 +85,11 @@ def lower(graph: Graph, isa: Isa, packed: Mapping[str, Array] | None = None) -> 
     return asm.finish()
 
 
-def _wanted(graph: Graph, isa: Isa) -> dict[str, convolution.Ints]:
+def _wanted(graph: Graph, isa: Isa) -> dict[str, Ints]:
     """Where grouped convolutions want channels to lie, by the dense convolution that can put them there."""
-    wanted: dict[str, convolution.Ints] = {}
+    wanted: dict[str, Ints] = {}
     for node in graph.operators:
-        places = convolution.wanted_places(node, graph, isa.lanes)
+        places = channels.wanted_places(node, graph, isa.lanes)
         if places is None:
             continue
         source = graph[str(node.inputs[0])]

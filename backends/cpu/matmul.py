@@ -8,13 +8,13 @@ import numpy as np
 
 from convc.backends.assemble import Assembler
 from convc.backends.binding import Binding, Word
-from convc.backends.cpu.elementwise import broadcast_strides
 from convc.backends.cpu.isa import Isa
+from convc.backends.cpu.maps import broadcast_strides
 from convc.backends.cpu.writer import Writer
 from convc.backends.program import Plain, Step
 from convc.errors import TargetError
 from convc.ir.graph import Node
-from convc.types import DType, TensorType
+from convc.types import DType
 
 ROWS = 4
 
@@ -86,6 +86,3 @@ def matmul_arguments(step: Step, bound: Binding) -> Sequence[Word]:
         bound.address(p), bound.address(q), bound.address(y), bound.table(offsets), len(offsets), left[-2], right[-1],
         left[-1], 0,
     ]  # fmt: skip
-
-
-__all__ = ["TensorType", "emit_matmul", "lower_matmul", "matmul_arguments"]

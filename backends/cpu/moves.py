@@ -13,7 +13,7 @@ from convc.backends.cpu.writer import Writer
 from convc.backends.program import Buffer, Ints, Plain, Planes, Step
 from convc.dims import Size
 from convc.errors import TargetError
-from convc.types import Array, DType, TensorType
+from convc.types import Array, DType
 
 Kernel = tuple[str, str]
 Tables = Callable[[Binding], Sequence[Ints]]
@@ -205,7 +205,7 @@ def conversions(isa: Isa) -> Conversions:
     def clear_halo(asm: Assembler, buffer: Buffer) -> Step:
         kernel = emit_clear_halo(isa)
         asm.kernels[kernel[0]] = kernel[1]
-        batch, channels, height, width = buffer.type.shape
+        batch, _, height, width = buffer.type.shape
         planes = tuple((buffer.index, i) for i in range(buffer.count))
         places = np.zeros((0, 2), np.int64)
         layout = Planes(buffer.name, buffer.lanes, batch, height, width, planes, places)
@@ -343,6 +343,3 @@ def index_copy_arguments(step: Step, bound: Binding) -> Sequence[Word]:
         bound.address(x), to, bound.constant(step.params["fill"]), int(run), y_step, *sizes,
         *(bound.table(t) for t in merged),
     ]  # fmt: skip
-
-
-__all__ = ["Array", "TensorType", "append_index_copy", "conversions", "merge_tables"]

@@ -13,7 +13,7 @@ from convc.backends.cpu.isa import Isa
 from convc.backends.cpu.reductions import across
 from convc.backends.cpu.writer import Writer
 from convc.backends.program import Plain, Step
-from convc.dims import concrete
+from convc.dims import Size, concrete
 from convc.errors import TargetError
 from convc.ir.graph import Node
 from convc.types import product
@@ -94,7 +94,7 @@ def lower_norm(asm: Assembler, node: Node, isa: Isa) -> None:
     if by_element:
         axis = node.attrs["axis"] % len(shape)
         run = product(shape[axis:])
-        sizes = (product(shape[:axis]), 1, 1, run)
+        sizes: tuple[Size, ...] = (product(shape[:axis]), 1, 1, run)
         count = [concrete(s, {}) for s in shape[axis:]]
     else:
         groups = node.attrs["groups"] if node.op == "group_norm" else shape[1]

@@ -1,9 +1,8 @@
-"""The vocabulary of emitted kernels, part one: addresses, vectors of `lanes` float32, and register tiles of them.
+"""The vocabulary of emitted kernels, part one: addresses, scalars, and vectors of `lanes` float32.
 
-Numba sees opaque types (`Vec`, `Tile`); llvmlite lowers them to <lanes x float>, which LLVM keeps in registers. Addresses
-are int64 byte addresses: no array structs, no bounds checks, no wraparound. `lanes`, `rows`, `cols` and byte strides
-inside a tile are literals, so they become immediates. One call a register tile keeps Numba's share of the compile
-time near 0.1 s a kernel; one call a multiply-add took 0.4 s.
+Numba sees opaque types (`Vec`, `Tile`); llvmlite lowers them to <lanes x float>, which LLVM keeps in registers.
+Addresses are int64 byte addresses: no array structs, no bounds checks, no wraparound. `lanes`, `rows`, `cols` and byte
+strides inside a tile are literals, so they become immediates.
 """
 
 from __future__ import annotations
@@ -14,19 +13,17 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.core.datamodel import models, register_default
+from numba.core.datamodel import models
+from numba.core.datamodel.registry import register_default
 from numba.core.errors import TypingError
 from numba.extending import intrinsic
-
-PREFETCH_BYTES = 1024
-"""How far ahead of their use weights are fetched."""
 
 F32 = ir.FloatType()
 I1, I8, I32, I64 = ir.IntType(1), ir.IntType(8), ir.IntType(32), ir.IntType(64)
 Value = Any
 
 
-class Vec(types.Type):  # type: ignore[misc]
+class Vec(types.Type):
     """`lanes` float32 in one register."""
 
     def __init__(self, lanes: int) -> None:
@@ -34,7 +31,7 @@ class Vec(types.Type):  # type: ignore[misc]
         super().__init__(name=f"f32x{lanes}")
 
 
-class Tile(types.Type):  # type: ignore[misc]
+class Tile(types.Type):
     """rows x cols vectors: rows are pixels, columns are blocks of `lanes` channels."""
 
     def __init__(self, rows: int, cols: int, lanes: int) -> None:
@@ -43,7 +40,7 @@ class Tile(types.Type):  # type: ignore[misc]
 
 
 @register_default(Vec)
-class VecModel(models.PrimitiveModel):  # type: ignore[misc]
+class VecModel(models.PrimitiveModel):
     """A Vec is an LLVM vector."""
 
     def __init__(self, dmm: Any, fe_type: Vec) -> None:
@@ -51,7 +48,7 @@ class VecModel(models.PrimitiveModel):  # type: ignore[misc]
 
 
 @register_default(Tile)
-class TileModel(models.PrimitiveModel):  # type: ignore[misc]
+class TileModel(models.PrimitiveModel):
     """A Tile is an LLVM array of vectors, which SROA takes apart into registers."""
 
     def __init__(self, dmm: Any, fe_type: Tile) -> None:
@@ -97,18 +94,20 @@ def fma(builder: Any, a: Value, b: Value, c: Value) -> Value:
     return builder.call(function(builder, name, a.type, [a.type] * 3), [a, b, c])
 
 
-def _load(builder: Any, address: Value, lanes: int, offset: int = 0) -> Value:
+def load_vector(builder: Any, address: Value, lanes: int, offset: int = 0) -> Value:
+    """The vector at `address + offset`."""
     return builder.load(pointer(builder, address, vector(lanes), offset), align=4)
 
 
-def _store(builder: Any, value: Value, address: Value, offset: int = 0) -> None:
+def store_vector(builder: Any, value: Value, address: Value, offset: int = 0) -> None:
+    """Write a vector to `address + offset`."""
     builder.store(value, pointer(builder, address, value.type, offset), align=4)
 
 
 # ---- scalars -------------------------------------------------------------------------------------------------------
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def load_i64(typingctx: Any, address: Any, index: Any) -> Any:
     """The int64 at address + 8 * index."""
 
@@ -118,7 +117,7 @@ def load_i64(typingctx: Any, address: Any, index: Any) -> Any:
     return types.int64(types.int64, types.int64), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def load_i32(typingctx: Any, address: Any, index: Any) -> Any:
     """The int32 at address + 4 * index, as int64."""
 
@@ -139,14 +138,14 @@ SCALARS: dict[str, tuple[Any, Any, int]] = {
 def _scalar_access(name: str) -> tuple[Any, Any]:
     numba_type, llvm_type, size = SCALARS[name]
 
-    @intrinsic  # type: ignore[untyped-decorator]
+    @intrinsic
     def get(typingctx: Any, address: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Sequence[Value]) -> Value:
             return builder.load(pointer(builder, args[0], llvm_type), align=size)
 
         return numba_type(types.int64), codegen
 
-    @intrinsic  # type: ignore[untyped-decorator]
+    @intrinsic
     def put(typingctx: Any, address: Any, value: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Sequence[Value]) -> Value:
             builder.store(args[1], pointer(builder, args[0], llvm_type), align=size)
@@ -157,7 +156,7 @@ def _scalar_access(name: str) -> tuple[Any, Any]:
     return get, put
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def copy_bytes(typingctx: Any, to: Any, source: Any, count: Any) -> Any:
     """Copy `count` bytes; the ranges do not overlap."""
 
@@ -171,7 +170,7 @@ def copy_bytes(typingctx: Any, to: Any, source: Any, count: Any) -> Any:
     return types.void(types.int64, types.int64, types.int64), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def zero_bytes(typingctx: Any, to: Any, count: Any) -> Any:
     """Set `count` bytes to zero."""
 
@@ -186,18 +185,18 @@ def zero_bytes(typingctx: Any, to: Any, count: Any) -> Any:
 # ---- vectors -------------------------------------------------------------------------------------------------------
 
 
-@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+@intrinsic(prefer_literal=True)
 def vec_load(typingctx: Any, address: Any, lanes: Any) -> Any:
     """The `lanes` floats at `address`."""
     count = literal(lanes, "lanes")
 
     def codegen(context: Any, builder: Any, signature: Any, args: Sequence[Value]) -> Value:
-        return _load(builder, args[0], count)
+        return load_vector(builder, args[0], count)
 
     return Vec(count)(types.int64, lanes), codegen
 
 
-@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+@intrinsic(prefer_literal=True)
 def vec_splat(typingctx: Any, address: Any, lanes: Any) -> Any:
     """The float at `address` in every lane."""
     count = literal(lanes, "lanes")
@@ -208,7 +207,7 @@ def vec_splat(typingctx: Any, address: Any, lanes: Any) -> Any:
     return Vec(count)(types.int64, lanes), codegen
 
 
-@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+@intrinsic(prefer_literal=True)
 def vec_of(typingctx: Any, scalar: Any, lanes: Any) -> Any:
     """A float32 value in every lane."""
     count = literal(lanes, "lanes")
@@ -219,12 +218,12 @@ def vec_of(typingctx: Any, scalar: Any, lanes: Any) -> Any:
     return Vec(count)(types.float32, lanes), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def vec_store(typingctx: Any, address: Any, value: Any) -> Any:
     """Write a vector to `address`."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Sequence[Value]) -> Value:
-        _store(builder, args[1], args[0])
+        store_vector(builder, args[1], args[0])
         return context.get_dummy_value()
 
     return types.void(types.int64, value), codegen
@@ -235,7 +234,7 @@ def _first(builder: Any, count: Value, lanes: int) -> Value:
     return builder.icmp_signed("<", numbers, splat(builder, count, lanes))
 
 
-@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+@intrinsic(prefer_literal=True)
 def vec_load_first(typingctx: Any, address: Any, count: Any, lanes: Any) -> Any:
     """The first `count` of `lanes` floats at `address`; the rest is 0 and is not read."""
     width = literal(lanes, "lanes")
@@ -250,7 +249,7 @@ def vec_load_first(typingctx: Any, address: Any, count: Any, lanes: Any) -> Any:
     return Vec(width)(types.int64, types.int64, lanes), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def vec_keep_first(typingctx: Any, value: Any, count: Any, other: Any) -> Any:
     """The first `count` lanes of `value`, the rest from `other`."""
 
@@ -260,7 +259,7 @@ def vec_keep_first(typingctx: Any, value: Any, count: Any, other: Any) -> Any:
     return value(value, types.int64, value), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def vec_store_first(typingctx: Any, address: Any, value: Any, count: Any) -> Any:
     """Write the first `count` lanes of a vector to `address`."""
 
@@ -275,7 +274,7 @@ def vec_store_first(typingctx: Any, address: Any, value: Any, count: Any) -> Any
     return types.void(types.int64, value, types.int64), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def vec_fma(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
     """A * b + c."""
 
@@ -285,7 +284,7 @@ def vec_fma(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
     return a(a, a, a), codegen
 
 
-@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+@intrinsic(prefer_literal=True)
 def vec_lane(typingctx: Any, value: Any, lane: Any) -> Any:
     """One lane of a vector as float32."""
     index = literal(lane, "lane")
@@ -296,159 +295,11 @@ def vec_lane(typingctx: Any, value: Any, lane: Any) -> Any:
     return types.float32(value, lane), codegen
 
 
-# ---- tiles ---------------------------------------------------------------------------------------------------------
-
-
-def tile_parts(builder: Any, kind: Tile, tile: Value) -> list[Value]:
-    """The vectors of a tile, row by row."""
-    return [builder.extract_value(tile, i) for i in range(kind.rows * kind.cols)]
-
-
-def tile_join(builder: Any, kind: Tile, parts: Sequence[Value]) -> Value:
-    """A tile of the given vectors, row by row."""
-    tile = ir.Constant(ir.ArrayType(vector(kind.lanes), len(parts)), ir.Undefined)
-    for index, part in enumerate(parts):
-        tile = builder.insert_value(tile, part, index)
-    return tile
-
-
-@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
-def tile_bias(typingctx: Any, address: Any, rows: Any, cols: Any, lanes: Any) -> Any:
-    """A tile whose every row holds the cols * lanes floats at `address`."""
-    kind = Tile(literal(rows, "rows"), literal(cols, "cols"), literal(lanes, "lanes"))
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Sequence[Value]) -> Value:
-        row = [_load(builder, args[0], kind.lanes, q * kind.lanes * 4) for q in range(kind.cols)]
-        return tile_join(builder, kind, row * kind.rows)
-
-    return kind(types.int64, rows, cols, lanes), codegen
-
-
-def _prefetch(builder: Any, address: Value, offset: int) -> None:
-    """Ask for a line that will be read soon, into the first-level cache."""
-    where = pointer(builder, address, I8, offset)
-    fetch = function(builder, "llvm.prefetch.p0i8", ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
-    builder.call(fetch, [where, I32(0), I32(3), I32(1)])
-
-
-def _weights(builder: Any, kind: Tile, address: Value) -> list[Value]:
-    for offset in range(0, kind.cols * kind.lanes * 4, 64):
-        _prefetch(builder, address, PREFETCH_BYTES + offset)
-    return [_load(builder, address, kind.lanes, q * kind.lanes * 4) for q in range(kind.cols)]
-
-
-def _multiply_add(builder: Any, kind: Tile, tile: Value, pixels: Sequence[Value], weights: Sequence[Value]) -> Value:
-    parts = tile_parts(builder, kind, tile)
-    for index in range(len(parts)):
-        p, q = divmod(index, kind.cols)
-        parts[index] = fma(builder, pixels[p], weights[q], parts[index])
-    return tile_join(builder, kind, parts)
-
-
-@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
-def tile_fma(typingctx: Any, tile: Any, x: Any, step: Any, w: Any) -> Any:
-    """tile[p, q] += float at (x + p * step) * vector q at w. `step` is in bytes."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Sequence[Value]) -> Value:
-        weights = _weights(builder, tile, args[3])
-        pixels = [
-            splat(builder, builder.load(_row_pointer(builder, args[1], F32, p, step, args[2]), align=4), tile.lanes)
-            for p in range(tile.rows)
-        ]
-        return _multiply_add(builder, tile, args[0], pixels, weights)
-
-    return tile(tile, types.int64, step, types.int64), codegen
-
-
-@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
-def tile_fma_lanes(typingctx: Any, tile: Any, x: Any, step: Any, w: Any) -> Any:
-    """tile[p, q] += vector at (x + p * step) * vector q at w: every lane keeps to itself. `step` is in bytes."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Sequence[Value]) -> Value:
-        weights = _weights(builder, tile, args[3])
-        kind = vector(tile.lanes)
-        pixels = [
-            builder.load(_row_pointer(builder, args[1], kind, p, step, args[2]), align=4) for p in range(tile.rows)
-        ]
-        return _multiply_add(builder, tile, args[0], pixels, weights)
-
-    return tile(tile, types.int64, step, types.int64), codegen
-
-
-def _row_pointer(builder: Any, x: Value, kind: Any, row: int, step: Any, value: Value) -> Value:
-    if isinstance(step, types.IntegerLiteral):
-        return pointer(builder, x, kind, row * int(step.literal_value))
-    return pointer(builder, builder.add(x, builder.mul(value, I64(row))) if row else x, kind)
-
-
-def _walk(builder: Any, rows: int, offset: Value, step: Value, col: Value, wrap: Value, gap: Value) -> list[Value]:
-    """Byte offset of each pixel: `step` apart, and `gap` more each time the column reaches `wrap`."""
-    offsets = [offset]
-    for _ in range(rows - 1):
-        col = builder.add(col, I64(1))
-        turn = builder.icmp_signed("==", col, wrap)
-        offset = builder.add(builder.add(offset, step), builder.select(turn, gap, I64(0)))
-        col = builder.select(turn, I64(0), col)
-        offsets.append(offset)
-    return offsets
-
-
-def _planes(builder: Any, table: Value, base: Value, cols: int) -> list[Value]:
-    return [builder.add(builder.load(pointer(builder, table, I64, 8 * q), align=8), base) for q in range(cols)]
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def tile_add(
-    typingctx: Any, tile: Any, base: Any, table: Any, offset: Any, step: Any, col: Any, wrap: Any, gap: Any
-) -> Any:
-    """tile[p, q] += vector at base + table[q] + offset of pixel p."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Sequence[Value]) -> Value:
-        _, base, table, offset, step, col, wrap, gap = args
-        planes = _planes(builder, table, base, tile.cols)
-        offsets = _walk(builder, tile.rows, offset, step, col, wrap, gap)
-        parts = tile_parts(builder, tile, args[0])
-        for index in range(len(parts)):
-            p, q = divmod(index, tile.cols)
-            other = _load(builder, builder.add(planes[q], offsets[p]), tile.lanes)
-            parts[index] = builder.fadd(parts[index], other)
-        return tile_join(builder, tile, parts)
-
-    return tile(tile, *[types.int64] * 7), codegen
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def tile_store(
-    typingctx: Any, tile: Any, base: Any, table: Any, offset: Any, step: Any, col: Any, wrap: Any, gap: Any, count: Any
-) -> Any:
-    """Write the first `count` rows of a tile: row p, column q to base + table[q] + offset of pixel p."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Sequence[Value]) -> Value:
-        _, base, table, offset, step, col, wrap, gap, count = args
-        planes = _planes(builder, table, base, tile.cols)
-        offsets = _walk(builder, tile.rows, offset, step, col, wrap, gap)
-        parts = tile_parts(builder, tile, args[0])
-        done = builder.append_basic_block("stored")
-        for p in range(tile.rows):
-            if p:
-                more = builder.append_basic_block(f"row{p}")
-                builder.cbranch(builder.icmp_signed(">", count, I64(p)), more, done)
-                builder.position_at_end(more)
-            for q in range(tile.cols):
-                _store(builder, parts[p * tile.cols + q], builder.add(planes[q], offsets[p]))
-        builder.branch(done)
-        builder.position_at_end(done)
-        return context.get_dummy_value()
-
-    return types.void(tile, *[types.int64] * 8), codegen
-
-
 VOCABULARY: dict[str, Any] = {
     "load_i64": load_i64, "load_i32": load_i32, "copy_bytes": copy_bytes, "zero_bytes": zero_bytes,
     "vec_load": vec_load, "vec_splat": vec_splat, "vec_of": vec_of, "vec_store": vec_store,
-    "vec_load_first": vec_load_first, "vec_store_first": vec_store_first, "vec_keep_first": vec_keep_first, "vec_lane": vec_lane, "vec_fma": vec_fma,
-    "tile_bias": tile_bias, "tile_fma": tile_fma, "tile_fma_lanes": tile_fma_lanes, "tile_add": tile_add,
-    "tile_store": tile_store,
+    "vec_load_first": vec_load_first, "vec_store_first": vec_store_first, "vec_keep_first": vec_keep_first,
+    "vec_lane": vec_lane, "vec_fma": vec_fma,
 }  # fmt: skip
 for _name in SCALARS:
     VOCABULARY[f"get_{_name}"], VOCABULARY[f"put_{_name}"] = _scalar_access(_name)

@@ -10,9 +10,10 @@ from convc.backends.assemble import Assembler
 from convc.backends.binding import Binding, Word
 from convc.backends.cpu.isa import Isa
 from convc.backends.cpu.writer import Writer
-from convc.backends.program import Array, Planes, Step
+from convc.backends.program import Planes, Step
 from convc.ir.graph import Node
 from convc.ops.resize import interpolation_taps, nearest_indices
+from convc.types import Array
 
 ARGUMENTS = [
     "x", "y", "x_planes", "y_planes", "count", "images", "out_rows", "out_width", "x_image", "y_image", "y_row",
@@ -37,9 +38,8 @@ def emit_resize(isa: Isa, weighted: bool) -> tuple[str, str]:
         )
         with out.block("for ox in range(out_width)"):
             if not weighted:
-                out(
-                    f"vec_store(to + ox * {pixel}, vec_load(source + load_i64(rows, oy) + load_i64(columns, ox), {lanes}))"
-                )
+                out("at = source + load_i64(rows, oy) + load_i64(columns, ox)")
+                out(f"vec_store(to + ox * {pixel}, vec_load(at, {lanes}))")
             else:
                 out(f"acc = vec_of(0.0, {lanes})")
                 with out.block("for r in range(row_taps)"):
@@ -53,7 +53,7 @@ def emit_resize(isa: Isa, weighted: bool) -> tuple[str, str]:
 
 
 def lower_resize(asm: Assembler, node: Node, isa: Isa) -> bool:
-    """Append a resize of height and width. False where other axes change, or the value is not [N, C, H, W] of float32."""
+    """Append a resize of height and width; False where other axes change, or the value is not float32 of rank 4."""
     source = asm.graph[str(node.inputs[0])].type
     if node.type.rank != 4 or node.type.shape[:2] != source.shape[:2] or source.dtype.value != "f32":
         return False

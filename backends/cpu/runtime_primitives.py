@@ -12,7 +12,7 @@ from numba.extending import intrinsic
 from convc.backends.cpu.primitives import I64, Value, function, pointer
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def call_kernel(typingctx: Any, address: Any, arguments: Any, thread: Any, threads: Any) -> Any:
     """Call the kernel at `address`."""
 
@@ -24,7 +24,7 @@ def call_kernel(typingctx: Any, address: Any, arguments: Any, thread: Any, threa
     return types.void(*[types.int64] * 4), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def atomic_add(typingctx: Any, address: Any, value: Any) -> Any:
     """Add to the int64 at `address`; returns what was there."""
 
@@ -34,7 +34,7 @@ def atomic_add(typingctx: Any, address: Any, value: Any) -> Any:
     return types.int64(types.int64, types.int64), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def atomic_load(typingctx: Any, address: Any) -> Any:
     """The int64 at `address`; what its writer did before is visible after."""
 
@@ -44,7 +44,7 @@ def atomic_load(typingctx: Any, address: Any) -> Any:
     return types.int64(types.int64), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def atomic_store(typingctx: Any, address: Any, value: Any) -> Any:
     """Write the int64 at `address`; what was done before is visible to its readers."""
 
@@ -55,7 +55,7 @@ def atomic_store(typingctx: Any, address: Any, value: Any) -> Any:
     return types.void(types.int64, types.int64), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def cpu_pause(typingctx: Any) -> Any:
     """Tell the core that this is a spin loop."""
 
@@ -70,7 +70,7 @@ def cpu_pause(typingctx: Any) -> Any:
     return types.void(), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def yield_thread(typingctx: Any) -> Any:
     """Let another thread of this core run."""
 

@@ -13,7 +13,7 @@ from convc.backends.cpu.isa import Isa
 from convc.backends.cpu.moves import Tables, append_index_copy
 from convc.backends.cpu.resampling import axis_taps, lower_resize
 from convc.backends.cpu.writer import Writer
-from convc.backends.program import Flattened, Ints, Plain, Planes, Step
+from convc.backends.program import Flattened, Ints, Plain, Step
 from convc.dims import concrete
 from convc.errors import TargetError
 from convc.ir.graph import Node
@@ -96,9 +96,9 @@ def lower_slice(asm: Assembler, node: Node, isa: Isa) -> None:
     axis = node.attrs["axis"] % node.type.rank
     start, step = node.attrs["start"], node.attrs["step"]
     count = node.type.shape[axis]
-    if axis == 1 and isinstance(count, int) and isinstance(start, int):
-        if _pick(asm, node, start + step * np.arange(count)):
-            return
+    picked = axis == 1 and isinstance(count, int) and _pick(asm, node, start + step * np.arange(count))
+    if picked:
+        return
     take = lambda bound, size: bound.size(start) + step * np.arange(bound.size(count))  # noqa: E731
     _copy(asm, node, isa, _axis_tables(asm, node, {axis: take}))
 
@@ -218,7 +218,7 @@ def lower_pad(asm: Assembler, node: Node, isa: Isa) -> None:
             width = (max(before, 0), max(after, 0))
             if mode == "constant":
                 return np.pad(kept, width, constant_values=-1)
-            return np.pad(kept, width, mode=mode)  # type: ignore[no-any-return]
+            return np.pad(kept, width, mode=mode)
 
         return index
 
@@ -268,6 +268,3 @@ def lower_resampling(asm: Assembler, node: Node, isa: Isa) -> None:
         return lambda bound, old: axis_taps(old, bound.size(size), axis, dict(node.attrs))[0][:, 0]
 
     _copy(asm, node, isa, _axis_tables(asm, node, {axis: along(axis) for axis in range(source.rank)}))
-
-
-__all__ = ["Planes"]

@@ -1,7 +1,7 @@
 """A team of threads that run one job together: the caller and `size - 1` workers, who spin briefly and then sleep.
 
-One team of each size a process. A caller who finds the team busy runs its job alone: results do not depend on the number
-of threads, so several callers always make progress.
+One team of each size a process. A caller who finds the team busy runs its job alone: results do not depend on the
+number of threads, so several callers always make progress.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-from typing import Any
 
 import numpy as np
 
@@ -135,6 +134,3 @@ def _quota() -> int:
     if len(both) < 2 or not both[0].lstrip("-").isdigit() or int(both[0]) <= 0:
         return 0
     return -(-int(both[0]) // int(both[1]))
-
-
-__all__ = ["Any", "Driver", "Team", "default_threads", "team"]

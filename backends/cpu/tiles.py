@@ -1,0 +1,183 @@
+"""The vocabulary of emitted kernels, part two: register tiles of pixels by blocks of channels.
+
+One call a tile and step keeps Numba's share of the compile time near 0.1 s a kernel; one a multiply-add took 0.4 s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from convc.backends.cpu.primitives import (
+    F32,
+    I8,
+    I32,
+    I64,
+    Tile,
+    Value,
+    fma,
+    function,
+    literal,
+    load_vector,
+    pointer,
+    splat,
+    store_vector,
+    vector,
+)  # fmt: skip
+
+PREFETCH_BYTES = 1024
+"""How far ahead of their use weights are fetched: 20 % on 3x3 convolutions, measured from 512 to 4096."""
+
+
+def tile_parts(builder: Any, kind: Tile, tile: Value) -> list[Value]:
+    """The vectors of a tile, row by row."""
+    return [builder.extract_value(tile, i) for i in range(kind.rows * kind.cols)]
+
+
+def tile_join(builder: Any, kind: Tile, parts: Sequence[Value]) -> Value:
+    """A tile of the given vectors, row by row."""
+    tile = ir.Constant(ir.ArrayType(vector(kind.lanes), len(parts)), ir.Undefined)
+    for index, part in enumerate(parts):
+        tile = builder.insert_value(tile, part, index)
+    return tile
+
+
+@intrinsic(prefer_literal=True)
+def tile_bias(typingctx: Any, address: Any, rows: Any, cols: Any, lanes: Any) -> Any:
+    """A tile whose every row holds the cols * lanes floats at `address`."""
+    kind = Tile(literal(rows, "rows"), literal(cols, "cols"), literal(lanes, "lanes"))
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Sequence[Value]) -> Value:
+        row = [load_vector(builder, args[0], kind.lanes, q * kind.lanes * 4) for q in range(kind.cols)]
+        return tile_join(builder, kind, row * kind.rows)
+
+    return kind(types.int64, rows, cols, lanes), codegen
+
+
+def _prefetch(builder: Any, address: Value, offset: int) -> None:
+    """Ask for a line that will be read soon, into the first-level cache."""
+    where = pointer(builder, address, I8, offset)
+    fetch = function(builder, "llvm.prefetch.p0i8", ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
+    builder.call(fetch, [where, I32(0), I32(3), I32(1)])
+
+
+def _weights(builder: Any, kind: Tile, address: Value) -> list[Value]:
+    for offset in range(0, kind.cols * kind.lanes * 4, 64):
+        _prefetch(builder, address, PREFETCH_BYTES + offset)
+    return [load_vector(builder, address, kind.lanes, q * kind.lanes * 4) for q in range(kind.cols)]
+
+
+def _multiply_add(builder: Any, kind: Tile, tile: Value, pixels: Sequence[Value], weights: Sequence[Value]) -> Value:
+    parts = tile_parts(builder, kind, tile)
+    for index in range(len(parts)):
+        p, q = divmod(index, kind.cols)
+        parts[index] = fma(builder, pixels[p], weights[q], parts[index])
+    return tile_join(builder, kind, parts)
+
+
+@intrinsic(prefer_literal=True)
+def tile_fma(typingctx: Any, tile: Any, x: Any, step: Any, w: Any) -> Any:
+    """tile[p, q] += float at (x + p * step) * vector q at w. `step` is in bytes."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Sequence[Value]) -> Value:
+        weights = _weights(builder, tile, args[3])
+        pixels = [
+            splat(builder, builder.load(_row_pointer(builder, args[1], F32, p, step, args[2]), align=4), tile.lanes)
+            for p in range(tile.rows)
+        ]
+        return _multiply_add(builder, tile, args[0], pixels, weights)
+
+    return tile(tile, types.int64, step, types.int64), codegen
+
+
+@intrinsic(prefer_literal=True)
+def tile_fma_lanes(typingctx: Any, tile: Any, x: Any, step: Any, w: Any) -> Any:
+    """tile[p, q] += vector at (x + p * step) * vector q at w: every lane keeps to itself. `step` is in bytes."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Sequence[Value]) -> Value:
+        weights = _weights(builder, tile, args[3])
+        kind = vector(tile.lanes)
+        pixels = [
+            builder.load(_row_pointer(builder, args[1], kind, p, step, args[2]), align=4) for p in range(tile.rows)
+        ]
+        return _multiply_add(builder, tile, args[0], pixels, weights)
+
+    return tile(tile, types.int64, step, types.int64), codegen
+
+
+def _row_pointer(builder: Any, x: Value, kind: Any, row: int, step: Any, value: Value) -> Value:
+    if isinstance(step, types.IntegerLiteral):
+        return pointer(builder, x, kind, row * int(step.literal_value))
+    return pointer(builder, builder.add(x, builder.mul(value, I64(row))) if row else x, kind)
+
+
+def _walk(builder: Any, rows: int, offset: Value, step: Value, col: Value, wrap: Value, gap: Value) -> list[Value]:
+    """Byte offset of each pixel: `step` apart, and `gap` more each time the column reaches `wrap`."""
+    offsets = [offset]
+    for _ in range(rows - 1):
+        col = builder.add(col, I64(1))
+        turn = builder.icmp_signed("==", col, wrap)
+        offset = builder.add(builder.add(offset, step), builder.select(turn, gap, I64(0)))
+        col = builder.select(turn, I64(0), col)
+        offsets.append(offset)
+    return offsets
+
+
+def _planes(builder: Any, table: Value, base: Value, cols: int) -> list[Value]:
+    return [builder.add(builder.load(pointer(builder, table, I64, 8 * q), align=8), base) for q in range(cols)]
+
+
+@intrinsic
+def tile_add(
+    typingctx: Any, tile: Any, base: Any, table: Any, offset: Any, step: Any, col: Any, wrap: Any, gap: Any
+) -> Any:
+    """tile[p, q] += vector at base + table[q] + offset of pixel p."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Sequence[Value]) -> Value:
+        _, base, table, offset, step, col, wrap, gap = args
+        planes = _planes(builder, table, base, tile.cols)
+        offsets = _walk(builder, tile.rows, offset, step, col, wrap, gap)
+        parts = tile_parts(builder, tile, args[0])
+        for index in range(len(parts)):
+            p, q = divmod(index, tile.cols)
+            other = load_vector(builder, builder.add(planes[q], offsets[p]), tile.lanes)
+            parts[index] = builder.fadd(parts[index], other)
+        return tile_join(builder, tile, parts)
+
+    return tile(tile, *[types.int64] * 7), codegen
+
+
+@intrinsic
+def tile_store(
+    typingctx: Any, tile: Any, base: Any, table: Any, offset: Any, step: Any, col: Any, wrap: Any, gap: Any, count: Any
+) -> Any:
+    """Write the first `count` rows of a tile: row p, column q to base + table[q] + offset of pixel p."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Sequence[Value]) -> Value:
+        _, base, table, offset, step, col, wrap, gap, count = args
+        planes = _planes(builder, table, base, tile.cols)
+        offsets = _walk(builder, tile.rows, offset, step, col, wrap, gap)
+        parts = tile_parts(builder, tile, args[0])
+        done = builder.append_basic_block("stored")
+        for p in range(tile.rows):
+            if p:
+                more = builder.append_basic_block(f"row{p}")
+                builder.cbranch(builder.icmp_signed(">", count, I64(p)), more, done)
+                builder.position_at_end(more)
+            for q in range(tile.cols):
+                store_vector(builder, parts[p * tile.cols + q], builder.add(planes[q], offsets[p]))
+        builder.branch(done)
+        builder.position_at_end(done)
+        return context.get_dummy_value()
+
+    return types.void(tile, *[types.int64] * 8), codegen
+
+
+VOCABULARY: dict[str, Any] = {
+    "tile_bias": tile_bias, "tile_fma": tile_fma, "tile_fma_lanes": tile_fma_lanes, "tile_add": tile_add,
+    "tile_store": tile_store,
+}  # fmt: skip

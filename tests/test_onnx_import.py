@@ -209,7 +209,7 @@ def test_conv_transpose(attrs: dict[str, Any]) -> None:
 
 def test_one_dimensional_conv_transpose() -> None:
     x, w = floats(2, 4, 7), floats(4, 3, 4)
-    attrs = {"strides": [2], "output_padding": [1], "pads": [1, 1]}
+    attrs: dict[str, Any] = {"strides": [2], "output_padding": [1], "pads": [1, 1]}
     check(model([node("ConvTranspose", "x w", **attrs)], {"x": x}, {"w": w}, opset=11), {"x": x})
 
 
@@ -525,12 +525,13 @@ def test_input_shapes_override() -> None:
     proto = model([node("Relu", "x"), node("Relu", "u", "v")], {"x": ["N", 3, "H"], "u": ["N", 2]}, outputs="y v")
     graph = load_onnx(proto, input_shapes={"x": (4, None, "W")})
     assert str(graph["x"].type) == "f32[4, 3, W]" and str(graph["u"].type) == "f32[4, 2]"
-    for shapes, text in [
+    misfits: list[tuple[dict[str, tuple[int, ...]], str]] = [
         ({"z": (1,)}, "input_shapes names z, which is no input. Hint: inputs are x, u"),
         ({"x": (1, 2)}, "expected 3 sizes"),
         ({"x": (0, 3, 4)}, "axis 0 of x as 0"),
         ({"x": (1, 3, 4), "u": (2, 2)}, "gives N as both 1 and 2"),
-    ]:
+    ]
+    for shapes, text in misfits:
         with pytest.raises(InputError, match=text.replace("(", r"\(")):
             load_onnx(proto, input_shapes=shapes)
 

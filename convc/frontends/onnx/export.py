@@ -89,8 +89,9 @@ class Writer:
 
     def sizes(self, sizes: Sequence[Size]) -> str:
         """A vector of sizes: an initializer, or computed from the inputs' shapes where sizes are symbolic."""
-        if not any(isinstance(s, Dim) for s in sizes):
-            return self.ints([int(str(s)) for s in sizes])
+        fixed = [s for s in sizes if isinstance(s, int)]
+        if len(fixed) == len(sizes):
+            return self.ints(fixed)
         return self.emit("Concat", [self.size(s) for s in sizes], axis=0)
 
     def size(self, size: Size) -> str:

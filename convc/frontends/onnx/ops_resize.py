@@ -130,12 +130,14 @@ def _keep_aspect(call: Call, old: Sequence[Size], new: Sequence[Size]) -> tuple[
     policy = call.text("keep_aspect_ratio_policy", "stretch")
     if policy == "stretch":
         return tuple(new)
-    if policy not in {"not_larger", "not_smaller"} or not all(isinstance(s, int) for s in (*old, *new)):
-        raise ModelError(f"attribute keep_aspect_ratio_policy={policy} with sizes {listed(old)} to {listed(new)}",
-                         hint=FIX_SIZES)  # fmt: skip
-    ratios = [Fraction(int(str(b)), int(str(a))) for a, b in zip(old, new, strict=True)]
+    before, after = ([s for s in sizes if isinstance(s, int)] for sizes in (old, new))
+    if policy not in {"not_larger", "not_smaller"} or len(before) < len(old) or len(after) < len(new):
+        raise ModelError(
+            f"attribute keep_aspect_ratio_policy={policy} with sizes {listed(old)} to {listed(new)}", hint=FIX_SIZES
+        )
+    ratios = [Fraction(b, a) for a, b in zip(before, after, strict=True)]
     scale = min(ratios) if policy == "not_larger" else max(ratios)
-    return tuple(math.floor(int(str(a)) * scale + Fraction(1, 2)) for a in old)
+    return tuple(math.floor(a * scale + Fraction(1, 2)) for a in before)
 
 
 def _blocks(call: Call) -> tuple[Node, int, str]:

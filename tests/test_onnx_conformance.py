@@ -44,7 +44,6 @@ REFUSED = {
 """Node tests that convc refuses, as patterns, and words of the refusal."""
 
 UNLIKE = {
-    r"test_(black|hamming|hann).*window.*": "windows come from sizes in floating point, which are computed at run time",
     r"test_resize_downsample_scales_(linear|cubic)_align_corners": "the last sample belongs to a plane of broken "
     "size; convc, PyTorch and ONNX Runtime take the size that comes out",
 }
@@ -53,12 +52,9 @@ UNLIKE = {
 
 def _modules() -> list[str]:
     """Modules of node tests for operators that convc imports, found by name."""
-    plain = {op.lower() for op in IMPORTERS}
-    aliases = {
-        "adam": "", "ai_onnx_ml": "", "pool_op_common": "", "reduce_log_sum": "reducelogsum", "reduce_max": "reducemax",
-    }  # fmt: skip
+    wanted = {op.lower() for op in IMPORTERS} | {"rangeop"}
     names = sorted(m.name for m in pkgutil.iter_modules(node_cases.__path__))
-    return [n for n in names if aliases.get(n, n.replace("_", "")).rstrip("0123456789") in plain]
+    return [name for name in names if name.replace("_", "") in wanted]
 
 
 _FOUND: dict[str, list[Any]] = {}

@@ -391,6 +391,7 @@ def test_what_does_not_fit_a_compiled_file_is_refused(compiled: str, capsys: pyt
         (["run", compiled, "--passes", "none"], "compiled already\nHint: leave out --target and --passes"),
         (["compile", compiled, "-o", "again.convc"], "compiled already\nHint: give the model that it was made from"),
         (["inspect", "kernels", compiled, "--source", "nothing"], "the model has no kernel nothing\nHint: it has "),
+        (["inspect", "model", compiled, "--input-shape", "x:1x3x8x8"], "Hint: leave out --input-shape"),
         (["run", compiled, "--output", "y.txt"], "neither .npy nor .npz"),
         (["run", compiled, "--labels", "absent.txt"], "cannot read --labels absent.txt"),
         (["run", compiled, "--input", "x=absent.npy"], "cannot read absent.npy"),
@@ -454,6 +455,23 @@ def test_the_store_is_shown_and_cleared(
     found = json.loads(capsys.readouterr().out)
     assert found == {"folder": f"{tmp_path}/kernels", "kernels": 0, "bytes": 0, "removed": 1}
     assert [p.name for p in (tmp_path / "kernels").iterdir()] == ["mine.txt"]
+
+
+def test_a_store_that_cannot_be_written_costs_one_warning(small: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    environment = {**os.environ, "CONVC_CACHE_DIR": str(tmp_path / "file" / "store")}
+    found = in_process_of_its_own("run", small, "--input", "random", env=environment)
+    assert found.returncode == 0 and "scores" in found.stdout
+    assert found.stderr.count("\n") == 1
+    assert found.stderr.startswith("convc: warning: kernel store") and "Hint: " in found.stderr
+
+
+def test_names_that_the_terminal_cannot_show_are_escaped(tmp_path: Path) -> None:
+    b = Builder("größe")
+    (tmp_path / "net.txt").write_text(f"{b.finish({'y': b.relu(b.input('x', (1, 2)), name='数')})}\n", "utf-8")
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    found = in_process_of_its_own("inspect", "model", str(tmp_path / "net.txt"), env=environment)
+    assert found.returncode == 0 and "gr\\xf6\\xdfe" in found.stdout and "\\u6570" in found.stdout
 
 
 def test_the_environment_is_told(capsys: pytest.CaptureFixture[str]) -> None:

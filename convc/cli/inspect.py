@@ -38,6 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the chosen view."""
+    if args.input_shape and models.is_compiled(args.model):
+        raise InputError(f"{args.model} is compiled already", hint="leave out --input-shape")
     VIEWS[args.what](args)
     return 0
 

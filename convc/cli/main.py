@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 from convc import __version__
@@ -58,8 +60,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     words = sys.argv[1:] if argv is None else list(argv)
     args = build_parser(next((word for word in words if word in VERBS), None)).parse_args(words)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        code: int = args.run(args)
+        with warnings.catch_warnings():
+            warnings.showwarning = _tell_warning
+            code: int = args.run(args)
         sys.stdout.flush()
         return code
     except Error as error:
@@ -80,6 +86,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader, such as `head`, has seen enough. What is still buffered goes nowhere, also when Python ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+
+
+def _tell_warning(message: Warning | str, *_: object) -> None:
+    from convc.cli.output import note
+
+    note(f"warning: {message}")
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 141
 
 
-def _tell_warning(message: Warning | str, *_: object) -> None:
+def _tell_warning(message: Warning | str, category: type[Warning], *_: object, **more: object) -> None:
     from convc.cli.output import note
 
     note(f"warning: {message}")

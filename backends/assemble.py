@@ -71,14 +71,14 @@ class Assembler:
         return self._layouts.get(name, ())
 
     def has_planes(self, name: str) -> bool:
-        """Whether the value is there as planes."""
-        return any(isinstance(layout, Planes) for layout in self.layouts(name))
+        """Whether the value is there as planes of full width."""
+        return any(isinstance(layout, Planes) and layout.lanes == self.lanes for layout in self.layouts(name))
 
     def planes(self, name: str, lanes: int | None = None) -> Planes:
         """The value as planes, packed from its plain form where need be. Rank 2 is [N, C, 1, 1]."""
         width = lanes or self.lanes
         for layout in self.layouts(name):
-            if isinstance(layout, Planes) and (lanes is None or layout.lanes == width):
+            if isinstance(layout, Planes) and layout.lanes == width:
                 return layout
         type = self.graph[name].type
         plain = self.plain(name)
@@ -172,20 +172,21 @@ class Assembler:
         self._grow(self._root(self.buffers[planes.planes[0][0]].group), halo)
 
     def join(self, name: str, parts: Sequence[Planes]) -> Planes:
-        """The concatenation of values along their channels: a list of their planes."""
-        planes: list[tuple[int, int]] = []
-        places: list[Ints] = []
-        index: dict[tuple[int, int], int] = {}
-        for part in parts:
-            for plane in part.planes:
-                if plane not in index:
-                    index[plane] = len(planes)
-                    planes.append(plane)
-            renumber = np.array([index[p] for p in part.planes], np.int64)
-            places.append(np.stack([renumber[part.places[:, 0]], part.places[:, 1]], axis=1))
+        """The concatenation of values along their channels: a list of their planes.
+
+        A plane is listed once, unless two channels would then be one: what a consumer writes has a place for each.
+        """
+        planes = [plane for part in parts for plane in part.planes]
+        starts = np.cumsum([0, *(len(part.planes) for part in parts[:-1])])
+        places = np.concatenate([p.places + [start, 0] for p, start in zip(parts, starts, strict=True)])
+        distinct = list(dict.fromkeys(planes))
+        index = {plane: i for i, plane in enumerate(distinct)}
+        once = np.stack([np.array([index[plane] for plane in planes])[places[:, 0]], places[:, 1]], axis=1)
+        if len(np.unique(once, axis=0)) == len(once):
+            planes, places = distinct, once
         self.unite(*dict.fromkeys(buffer for buffer, _ in planes))
         first = parts[0]
-        return Planes(name, first.lanes, first.batch, first.height, first.width, tuple(planes), np.concatenate(places))
+        return Planes(name, first.lanes, first.batch, first.height, first.width, tuple(planes), places)
 
     # ---- steps and constants -----------------------------------------------------------------------------------
 

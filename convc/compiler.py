@@ -11,6 +11,7 @@ from convc.interp import run_graph
 from convc.ir.graph import Graph
 from convc.limits import Limits
 from convc.model import CompiledModel, Options, Runnable
+from convc.passes.context import CostModel
 from convc.passes.manager import Passes, run_passes
 from convc.source import InputShapes, read_source
 from convc.types import Array
@@ -69,9 +70,9 @@ def compile(
     if example_inputs is not None:
         raise InputError("example_inputs belongs to PyTorch modules, which cannot be read", hint="export to ONNX")
     options = Options(target, threads, limits)
-    check_target(options)
+    cost = check_target(options)
     graph = read_source(source, input_shapes=input_shapes, limits=limits)
-    graph, records = run_passes(graph, passes, dump_dir=os.fspath(dump_dir) if dump_dir else None, limits=limits)
+    graph, records = run_passes(graph, passes, dump_dir=dump_dir, limits=limits, cost=cost)
     return CompiledModel(graph, records, options, build_runnable(graph, options, progress=progress))
 
 
@@ -100,15 +101,16 @@ def build_runnable(
     raise _unknown_target(options.target)
 
 
-def check_target(options: Options) -> None:
-    """Raise TargetError or InputError, before any work, where this machine cannot serve the options."""
+def check_target(options: Options) -> CostModel | None:
+    """The target's cost model. Raises TargetError or InputError where this machine cannot serve the options."""
     kind, _, detail = options.target.partition(":")
     if kind == "cpu":
         from convc.backends.cpu.target import CpuTarget
 
-        CpuTarget(detail, options.threads)
-    elif options.target != "reference":
+        return CpuTarget(detail, options.threads).cost
+    if options.target != "reference":
         raise _unknown_target(options.target)
+    return None
 
 
 def _unknown_target(target: str) -> Error:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from convc.ir.graph import Graph
-from convc.limits import Limits
+from convc.passes.context import Context
 
 
 class Numerics(enum.Enum):
@@ -123,8 +123,8 @@ class Pass(Protocol):
     @property
     def options(self) -> Mapping[str, Any]: ...
 
-    def run(self, graph: Graph, limits: Limits) -> PassResult:
-        """The rewritten graph and the account. Raises LimitError where it would exceed `limits`."""
+    def run(self, graph: Graph, context: Context) -> PassResult:
+        """The rewritten graph and the account. Raises LimitError where it would exceed `context.limits`."""
         ...
 
 

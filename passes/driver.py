@@ -10,8 +10,8 @@ from typing import Any, Generic, TypeVar
 from convc.errors import ModelError
 from convc.ir.graph import Graph, Node
 from convc.ir.patch import Applied, Draft, Patch
-from convc.limits import Limits
 from convc.passes.base import Numerics, PassResult, Reject, Rewrite
+from convc.passes.context import Context
 
 M = TypeVar("M")
 
@@ -45,7 +45,7 @@ class RewritePass:
     rules: tuple[Rule[Any], ...]
     options: Mapping[str, Any] = field(default_factory=dict)
 
-    def run(self, graph: Graph, limits: Limits) -> PassResult:
+    def run(self, graph: Graph, context: Context) -> PassResult:
         return rewrite_to_fixed_point(graph, self.rules)
 
 

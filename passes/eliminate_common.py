@@ -15,8 +15,8 @@ import numpy as np
 from convc.ir.graph import Graph, Node
 from convc.ir.patch import Draft, Patch
 from convc.ir.printer import print_value
-from convc.limits import Limits
 from convc.passes.base import Numerics, PassResult, Rewrite
+from convc.passes.context import Context
 from convc.passes.pattern import sources
 from convc.types import Tensor
 
@@ -32,7 +32,7 @@ class EliminateCommon:
     doc: str = "merges operators and constants that are equal"
     options: Mapping[str, Any] = field(default_factory=dict)
 
-    def run(self, graph: Graph, limits: Limits) -> PassResult:
+    def run(self, graph: Graph, context: Context) -> PassResult:
         draft = Draft(graph)
         first: dict[Hashable, list[str]] = {}
         rewrites: list[Rewrite] = []

@@ -8,8 +8,8 @@ from typing import Any
 
 from convc.ir.dag import ancestors
 from convc.ir.graph import Graph
-from convc.limits import Limits
 from convc.passes.base import Numerics, PassResult, Rewrite
+from convc.passes.context import Context
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class EliminateDead:
     doc: str = "drops operators and constants that no output depends on"
     options: Mapping[str, Any] = field(default_factory=dict)
 
-    def run(self, graph: Graph, limits: Limits) -> PassResult:
+    def run(self, graph: Graph, context: Context) -> PassResult:
         alive = ancestors(graph, (output.node for output in graph.outputs))
         dead = [node for node in graph.nodes if node.name not in alive and node.op != "input"]
         if not dead:

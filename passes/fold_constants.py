@@ -20,6 +20,7 @@ from convc.ir.patch import Draft, Patch
 from convc.limits import Limits
 from convc.ops import OPS
 from convc.passes.base import Numerics, PassResult, Reject
+from convc.passes.context import Context
 from convc.passes.driver import Rule, rewrite_to_fixed_point
 from convc.passes.pattern import SOURCES, is_known
 from convc.types import Array
@@ -95,8 +96,8 @@ class FoldConstants:
     doc: str = "evaluates operators whose inputs are all constants"
     options: Mapping[str, Any] = field(default_factory=dict)
 
-    def run(self, graph: Graph, limits: Limits) -> PassResult:
-        rule = Rule("fold_constant_operator", frozenset(OPS) - SOURCES, _Budget(limits).match, _rewrite, _note)
+    def run(self, graph: Graph, context: Context) -> PassResult:
+        rule = Rule("fold_constant_operator", frozenset(OPS) - SOURCES, _Budget(context.limits).match, _rewrite, _note)
         return rewrite_to_fixed_point(graph, (rule,))
 
 

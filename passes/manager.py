@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from convc.ir.graph import Graph
 from convc.ir.verify import verify as verify_graph
 from convc.limits import Limits
 from convc.passes.base import Pass, PassRecord, PassResult, operator_counts
+from convc.passes.context import Context, CostModel, MacCost
 
 Passes = str | Sequence[str | Pass]
 
@@ -91,23 +93,27 @@ def run_passes(
     graph: Graph,
     passes: Passes = "default",
     *,
-    dump_dir: str | Path | None = None,
+    dump_dir: str | os.PathLike[str] | None = None,
     instruments: Sequence[Instrument] = (),
     stop_after: str | int | None = None,
     verify: bool = True,
     limits: Limits | None = None,
+    cost: CostModel | None = None,
+    force: bool = False,
 ) -> tuple[Graph, tuple[PassRecord, ...]]:
     """The graph after a pipeline, and a record for each pass that ran.
 
     `passes` is the name of a pipeline or a sequence of names and passes. `stop_after` ends after the pass of that
     name (its first run) or of that number, counted from 1. With `dump_dir`, each pass leaves numbered files there.
-    With `verify`, a pass that breaks the graph is named in the ModelError.
+    `cost` predicts times on the target; `force` rewrites also where it sees no gain. With `verify`, a pass that
+    breaks the graph is named in the ModelError.
     """
     chosen = resolve(passes)
     if isinstance(stop_after, str) and stop_after not in {one.name for one in chosen}:
         names = ", ".join(dict.fromkeys(one.name for one in chosen))
         raise InputError(f"stop_after={stop_after!r} is no pass of this pipeline", hint=f"its passes are {names}")
     limits = limits or Limits()
+    context = Context(limits, cost or MacCost(), force)
     hooks: list[Instrument] = list(instruments)
     if dump_dir is not None:
         dump = Dump(Path(dump_dir))
@@ -123,7 +129,7 @@ def run_passes(
         for hook in hooks:
             hook.before(index, one, graph)
         start = time.perf_counter()
-        result = one.run(graph, limits)
+        result = one.run(graph, context)
         seconds = time.perf_counter() - start
         if verify and result.graph is not graph:
             _verify_after(one, result, graph, limits)

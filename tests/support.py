@@ -11,6 +11,7 @@ from convc.ir.printer import print_node
 from convc.ir.verify import verify
 from convc.limits import Limits
 from convc.passes.base import Numerics, Pass, PassResult
+from convc.passes.context import Context
 from convc.types import Array
 
 TOLERANCE = {Numerics.REASSOCIATES: 1e-5}
@@ -60,7 +61,7 @@ def assert_same_outputs(before: Graph, after: Graph, numerics: Numerics, seed: i
 
 def run_pass(one: Pass, graph: Graph, limits: Limits | None = None) -> PassResult:
     """The pass's result, its graph verified."""
-    result = one.run(graph, limits or Limits())
+    result = one.run(graph, Context(limits or Limits()))
     verify(result.graph, known=None)
     return result
 

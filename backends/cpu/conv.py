@@ -113,30 +113,32 @@ def _tile(out: Writer, spec: ConvSpec, isa: Isa, rows: int, cols: int, step: str
     out(f"tile_store({acc}, y, yt, yp, y_step, col, wrap, y_gap, count)")
 
 
-def choose_tile(isa: Isa, mode: str, group_blocks: int, width: int, lines: int) -> tuple[int, int]:
-    """The register tile with the fewest estimated cycles for `lines` rows of `width` pixels and one group's blocks.
+def tile_cycles(rows: int, cols: int, group_blocks: int, width: int, lines: int) -> float:
+    """Estimated cycles of one k-step over `lines` rows of `width` pixels and one group's blocks, in rows x cols tiles.
 
-    A k-step of a rows x cols tile takes the larger of rows*cols/2 (multiply-adds) and (rows+cols+1)/2 (loads), at least
-    the latency of 4, and one cycle for the loop; two of each start a cycle.
+    A tile takes the larger of rows * cols / 2 (multiply-adds) and (rows + cols + 1) / 2 (loads), two of each starting
+    in a cycle, at least the latency of 4, and half a cycle for the loop.
     """
 
-    def cycles(rows: int, cols: int) -> float:
-        return max(rows * cols / 2, (rows + cols + 1) / 2, 4.0) + 0.5
+    def step(pixels: int, blocks: int) -> float:
+        return max(pixels * blocks / 2, (pixels + blocks + 1) / 2, 4.0) + 0.5
 
-    def cost(tile: tuple[int, int]) -> float:
-        rows, cols = tile
-        half = (rows + 1) // 2
-        full, left = divmod(width, rows)
-        count, rest = divmod(group_blocks, cols)
-        total = 0.0
-        for blocks, times in ((cols, count), (rest, 1 if rest else 0)):
-            total += times * full * cycles(rows, blocks) if blocks else 0.0
-            if left and times:
-                total += times * cycles(rows if left > half else half, blocks)
-        return total * lines
+    half = (rows + 1) // 2
+    full, left = divmod(width, rows)
+    count, rest = divmod(group_blocks, cols)
+    total = 0.0
+    for blocks, times in ((cols, count), (rest, 1)):
+        if blocks and times:
+            total += times * full * step(rows, blocks)
+            if left:
+                total += times * step(rows if left > half else half, blocks)
+    return total * lines
 
+
+def choose_tile(isa: Isa, mode: str, group_blocks: int, width: int, lines: int) -> tuple[int, int]:
+    """The register tile with the fewest estimated cycles for `lines` rows of `width` pixels and one group's blocks."""
     fitting = [t for t in isa.tiles if t[1] <= max(group_blocks, 1)]
-    return min(fitting or [(isa.tiles[-1][0], 1)], key=cost)
+    return min(fitting or [(isa.tiles[-1][0], 1)], key=lambda t: tile_cycles(t[0], t[1], group_blocks, width, lines))
 
 
 def tiles_of(group_blocks: int, cols: int) -> Sequence[int]:

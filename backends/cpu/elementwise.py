@@ -163,8 +163,7 @@ def _planes_constant(asm: Assembler, node: Node, array: Array, leader: Planes) -
 def _plain_operand(asm: Assembler, name: str, node: Node) -> Layout | Operand:
     source = asm.graph[name]
     if source.op == "constant":
-        array = np.ascontiguousarray(source.array)
-        return Operand(asm.pack(f"{node.name}.c", array), tuple(array.shape))
+        return Operand(asm.pack(f"{node.name}.c", source.array), source.array.shape)
     return asm.plain(name)
 
 

@@ -51,9 +51,9 @@ def lower_reshape(asm: Assembler, node: Node, isa: Isa) -> None:
 
 
 def _pick(asm: Assembler, node: Node, channels: Ints) -> bool:
-    """Define the node as some channels of its input, where that lies in planes."""
+    """Define the node as some channels of its input, each once, where that lies in planes."""
     name = node.operands[0]
-    if not asm.has_planes(name) or node.type.rank not in {2, 4}:
+    if not asm.has_planes(name) or node.type.rank not in {2, 4} or len(np.unique(channels)) < len(channels):
         return False
     asm.define(asm.planes(name).pick(node.name, channels))
     return True

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from convc.backends.cpu import isa as isas
 from convc.backends.cpu.build import Progress, build_objects, kernel_key, link_objects
+from convc.backends.cpu.cost import CpuCost
 from convc.backends.cpu.driver import DRIVERS
 from convc.backends.cpu.executable import Executable
 from convc.backends.cpu.lower import lower
@@ -25,6 +26,7 @@ class CpuTarget:
             raise InputError(f"threads={threads!r} is no positive number", hint="leave it out to use all processors")
         self.isa = isas.choose(isa)
         self.threads = threads or default_threads()
+        self.cost = CpuCost(self.isa)
 
     def build(
         self,

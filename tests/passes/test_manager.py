@@ -14,6 +14,7 @@ from convc.ir.parser import parse
 from convc.limits import Limits
 from convc.passes import PASSES, PIPELINES, run_passes
 from convc.passes.base import Numerics, Pass, PassRecord, PassResult
+from convc.passes.context import Context
 from convc.passes.manager import Hooks
 
 NET = """
@@ -38,7 +39,7 @@ class Broken:
     doc: str = ""
     options: dict[str, object] = field(default_factory=dict)
 
-    def run(self, graph: Graph, limits: Limits) -> PassResult:
+    def run(self, graph: Graph, context: Context) -> PassResult:
         return PassResult(self.result)
 
 

@@ -11,8 +11,8 @@ from convc.errors import ModelError
 from convc.ir.graph import Graph, Node, constant, graph_input, make_node
 from convc.ir.parser import parse
 from convc.ir.verify import verify
-from convc.limits import Limits
 from convc.passes import PASSES, PIPELINES, Numerics, run_passes
+from convc.passes.context import Context
 from convc.passes.fuse_epilogue import EPILOGUES
 from convc.types import DType
 
@@ -142,11 +142,11 @@ def test_each_pass(seed: int) -> None:
     graph = Maker(seed).graph()
     assert parse(str(graph), weights=graph.weights()) == graph
     for name, one in PASSES.items():
-        result = one.run(graph, Limits())
+        result = one.run(graph, Context())
         verify(result.graph, known=graph)
         assert (result.graph is graph) == (not result.rewrites), name
         assert_same_outputs(graph, result.graph, one.numerics, seed)
-        again = one.run(result.graph, Limits())
+        again = one.run(result.graph, Context())
         assert not again.rewrites, f"{name} goes on: {again.rewrites}"
 
 

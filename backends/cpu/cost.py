@@ -1,0 +1,68 @@
+"""Predicted time of a node on the CPU, from operation and byte counts and the efficiency of the kernel that runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from convc.backends.cpu import conv
+from convc.backends.cpu.channels import prefers_lanes
+from convc.backends.cpu.isa import Isa
+from convc.dims import concrete
+from convc.ir.graph import Node
+from convc.types import TensorType
+
+CLOCK = 3.5e9
+"""Cycles a second: the scale cancels where times are compared."""
+BYTES_A_CYCLE = 4.0
+"""What elementwise kernels move, beyond the second-level cache."""
+WEIGHT_BYTES_A_CYCLE = 8.0
+"""What a stream of weights that is read once reaches."""
+STEP_CYCLES = 2000.0
+"""A barrier, a call, and the ends of rows."""
+
+
+@dataclass(frozen=True)
+class CpuCost:
+    """Cost model of one core with an instruction set; knows the tiles that selection would choose."""
+
+    isa: Isa
+
+    def seconds(self, node: Node, inputs: Sequence[TensorType | None]) -> float:
+        """Seconds of one execution on one core. All types are concrete."""
+        if node.op in {"conv2d", "conv_transpose2d", "linear"}:
+            return self._convolution(node, inputs) / CLOCK
+        if node.op in {"reshape", "identity", "dropout", "concat", "channel_shuffle"}:
+            return 0.0
+        moved = sum(self._bytes(t) for t in (*inputs, node.type) if t is not None)
+        return (moved / BYTES_A_CYCLE + STEP_CYCLES) / CLOCK
+
+    @staticmethod
+    def _bytes(type: TensorType) -> int:
+        return concrete(type.elements, {}) * type.dtype.bytes
+
+    def _convolution(self, node: Node, inputs: Sequence[TensorType | None]) -> float:
+        x, w = inputs[0], inputs[1]
+        assert x is not None and w is not None
+        shape = [concrete(s, {}) for s in node.type.shape]
+        kernel = [concrete(s, {}) for s in w.shape]
+        lanes = self.isa.lanes
+        groups = node.attrs["groups"] if node.op != "linear" else 1
+        if node.op == "linear":
+            out, count, lines, width = kernel[0], kernel[1], 1, concrete(node.type.elements, {}) // kernel[0]
+        else:
+            out, lines, width = shape[1], shape[0] * shape[2], shape[3]
+            taps = kernel[2] * kernel[3]
+            channels = concrete(x.shape[1], {})
+            count = channels // groups * taps
+            if node.op == "conv_transpose2d":
+                count = -(-count // (node.attrs["stride"][0] * node.attrs["stride"][1]))
+            if taps == 1 and node.attrs["stride"] == (1, 1):
+                lines, width = 1, lines * width
+        by_lane = groups > 1 and (groups == x.shape[1] or prefers_lanes(out, groups * kernel[1], groups, lanes))
+        bundles, blocks = (-(-groups // lanes), out // groups) if by_lane else (groups, -(-(out // groups) // lanes))
+        rows, cols = conv.choose_tile(self.isa, "lanes" if by_lane else "dense", blocks, width, lines)
+        steps = bundles * count * conv.tile_cycles(rows, cols, blocks, width, lines)
+        weights = self._bytes(w) / WEIGHT_BYTES_A_CYCLE
+        stored = self._bytes(node.type) / (4 * BYTES_A_CYCLE)
+        return max(steps, weights) + stored + STEP_CYCLES

@@ -178,7 +178,7 @@ class Assembler:
         """
         planes = [plane for part in parts for plane in part.planes]
         starts = np.cumsum([0, *(len(part.planes) for part in parts[:-1])])
-        places = np.concatenate([p.places + [start, 0] for p, start in zip(parts, starts, strict=True)])
+        places = np.concatenate([p.places + np.array([at, 0]) for p, at in zip(parts, starts, strict=True)])
         distinct = list(dict.fromkeys(planes))
         index = {plane: i for i, plane in enumerate(distinct)}
         once = np.stack([np.array([index[plane] for plane in planes])[places[:, 0]], places[:, 1]], axis=1)

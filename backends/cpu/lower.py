@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from convc.backends.assemble import Assembler
 from convc.backends.cpu import (
@@ -22,8 +22,9 @@ from convc.backends.cpu import (
 from convc.backends.cpu.isa import Isa
 from convc.backends.program import Buffer, Ints, Plain, Program, Step
 from convc.errors import TargetError
-from convc.ir.graph import Graph, Node
+from convc.ir.graph import Graph, Node, make_node
 from convc.ops import OPS
+from convc.ops.base import optional, product
 from convc.types import Array
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ def lower(graph: Graph, isa: Isa, packed: Mapping[str, Array] | None = None) -> 
     if missing:
         listed = ", ".join(str(node) for node in missing)
         raise TargetError(f"the CPU has no kernels for {listed}", hint="use target='reference'")
+    graph = _flatten_linears(graph)
     asm = Assembler(graph, f"cpu:{isa.name}", isa.lanes, moves.conversions(isa), packed)
     asm.wanted.update(_wanted(graph, isa))
     for slot, node in enumerate(graph.inputs):
@@ -83,6 +85,33 @@ def lower(graph: Graph, isa: Isa, packed: Mapping[str, Array] | None = None) -> 
     for node in graph.operators:
         LOWER[node.op](asm, node, isa)
     return asm.finish()
+
+
+def _flatten_linears(graph: Graph) -> Graph:
+    """A linear on [..., I] becomes one on [rows, I] between reshapes."""
+    if all(node.op != "linear" or node.type.rank == 2 for node in graph.nodes):
+        return graph
+    made: dict[str, Node] = {}
+
+    def add(op: str, name: str, operands: Sequence[Node | None], attrs: Mapping[str, Any]) -> Node:
+        while name != node.name and name in graph:
+            name += "_"
+        made[name] = make_node(op, name, operands, attrs)
+        return made[name]
+
+    for node in graph.nodes:
+        if node.op != "linear" or node.type.rank == 2:
+            made[node.name] = node
+            continue
+        operands = [made[name] if name is not None else None for name in node.inputs]
+        for index in (0, 3):
+            if (value := optional(operands, index)) is not None:
+                shape = (product(value.type.shape[:-1]), value.type.shape[-1])
+                name = f"{node.name}.{OPS['linear'].slot(index)}"
+                operands[index] = add("reshape", name, [value], {"shape": shape})
+        rows = add("linear", f"{node.name}.rows", operands, node.attrs)
+        add("reshape", node.name, [rows], {"shape": node.type.shape})
+    return Graph.build(graph.name, made.values(), graph.outputs, graph.nominal)
 
 
 def _wanted(graph: Graph, isa: Isa) -> dict[str, Ints]:
@@ -95,6 +124,7 @@ def _wanted(graph: Graph, isa: Isa) -> dict[str, Ints]:
         source = graph[str(node.inputs[0])]
         while source.op in KEEPS_PLACES and len(OPS[source.op].slots) >= 1 and len(graph.users(source.name)) == 1:
             source = graph[str(source.inputs[0])]
-        if source.op == "conv2d" and source.attrs["groups"] == 1 and len(graph.users(source.name)) == 1:
+        dense = source.op == "conv2d" and source.attrs["groups"] == 1 and source.type.shape[1] == len(places)
+        if dense and len(graph.users(source.name)) == 1:
             wanted[source.name] = places
     return wanted

@@ -1,0 +1,56 @@
+"""Graphs compiled for the CPU and compared with the interpreter in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from support import random_inputs
+
+import convc
+from convc.backends.cpu import isa
+from convc.interp import run_graph
+from convc.ir.graph import Graph
+from convc.model import CompiledModel
+from convc.types import Array
+
+TARGETS = [f"cpu:{name}" for name in isa.available()]
+"""Every instruction set that this machine runs, best first."""
+
+
+def expected_outputs(graph: Graph, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """What the interpreter makes of the inputs, floats carried in float64."""
+    wide = {k: v.astype(np.float64) if np.issubdtype(v.dtype, np.floating) else v for k, v in inputs.items()}
+    return run_graph(graph, wide, dtype="float64")
+
+
+def assert_close(found: Mapping[str, Array], expected: Mapping[str, Array], graph: Graph, tolerance: float) -> None:
+    """Floats differ by at most `tolerance` of the output's largest finite magnitude; NaN, infinity, the rest are equal."""
+    assert list(found) == list(expected)
+    types = {output.name: graph[output.node].type for output in graph.outputs}
+    for name, want in expected.items():
+        got = found[name]
+        assert got.dtype == types[name].dtype.numpy and got.shape == want.shape, name
+        if not types[name].dtype.is_float:
+            np.testing.assert_array_equal(got, want, err_msg=name)
+            continue
+        scale = float(np.max(np.abs(want[np.isfinite(want)]), initial=1e-30))
+        np.testing.assert_allclose(got, want, rtol=0, atol=tolerance * scale, equal_nan=True, err_msg=name)
+
+
+def check(
+    graph: Graph,
+    inputs: Mapping[str, Array] | None = None,
+    *,
+    target: str = "cpu",
+    passes: str = "none",
+    threads: int = 1,
+    seed: int = 0,
+    tolerance: float = 1e-5,
+    **sizes: int,
+) -> CompiledModel:
+    """Compile and run the graph, on random inputs where none are given; hold its outputs against the interpreter's."""
+    given = random_inputs(graph, seed, **sizes) if inputs is None else inputs
+    model = convc.compile(graph, target=target, passes=passes, threads=threads)
+    assert_close(model.run(given), expected_outputs(graph, given), graph, tolerance)
+    return model

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from convc.backends.assemble import Assembler
-from convc.backends.binding import Binding, Word, offsets_table
+from convc.backends.binding import SLACK, Binding, Word, offsets_table
 from convc.backends.cpu import conv
 from convc.backends.cpu.activations import float32, float_word, function_of
 from convc.backends.cpu.channels import (
@@ -30,8 +30,8 @@ from convc.types import Activation, Array
 
 NO_WRAP = 1 << 40
 PANEL_BYTES = 256 << 10
-RUN_TIME_STEP_ROWS = 2
-"""A tile whose pixel step is only known at run time must not read pixels that are not there: 2 rows, or half of it."""
+EXACT_ROWS = 2
+"""A tile of 2 rows, or half of it, reads no pixel that is not there: for steps that are long or known at run time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,10 +194,10 @@ def _append(
     lines, pixels = concrete(y.batch * height, nominal), concrete(width, nominal)
     if flat:
         lines, pixels = 1, lines * pixels
-    if step:
+    if step and max(step, every[1] * isa.lanes * 4) <= SLACK // max(rows for rows, _ in isa.tiles):
         tile = conv.choose_tile(isa, channels.mode, channels.group_blocks, max(pixels, 1), max(lines, 1))
     else:
-        tile = (RUN_TIME_STEP_ROWS, min(isa.registers // 4, channels.group_blocks))
+        tile = (EXACT_ROWS, min(isa.registers // 4, channels.group_blocks))
     activation: Activation | None = node.attrs["activation"]
     function, params = function_of(activation) if activation is not None else ("", ())
     rest = channels.group_blocks % tile[1]

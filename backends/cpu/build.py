@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from threading import Thread
 
 from convc.backends.cpu.isa import Isa
 from convc.backends.cpu.link import link
+from convc.backends.cpu.team import default_threads
+from convc.backends.cpu.worker import Ask, workers
 from convc.backends.store import Store
 
 Progress = Callable[[str, int, int], None]
+KERNELS_A_PROCESS = 4
+"""A further process takes as long to start as two or three kernels take to compile."""
+MOST_PROCESSES = 7
 GENERATOR_FILES = ("primitives.py", "tiles.py", "vecmath.py", "runtime_primitives.py", "jit.py")
 
 
@@ -56,16 +63,49 @@ def build_objects(
             missing.append(name)
         else:
             objects[name] = code
-    for index, name in enumerate(missing):
-        from convc.backends.cpu.jit import compile_object
-
-        if progress is not None:
-            progress(name, index, len(missing))
-        objects[name] = compile_object(name, kernels[name], isa)
+    if missing:
+        objects.update(_compile(missing, kernels, isa, progress))
+    for name in missing:
         store.put(keys[name], objects[name])
-    if progress is not None and missing:
-        progress("", len(missing), len(missing))
     return objects, len(missing)
+
+
+def _compile(names: Sequence[str], kernels: Mapping[str, str], isa: Isa, progress: Progress | None) -> dict[str, bytes]:
+    """Object code of each kernel, compiled here and, where there are many, in other processes at the same time."""
+    from convc.backends.cpu.jit import compile_object
+
+    waiting = deque(sorted(names, key=lambda name: -len(kernels[name])))
+    made: dict[str, bytes] = {}
+
+    def here(name: str, source: str) -> bytes:
+        if progress is not None:
+            progress(name, len(made), len(names))
+        return compile_object(name, source, isa)
+
+    def work(compile_one: Ask) -> None:
+        while True:
+            try:
+                name = waiting.popleft()
+            except IndexError:
+                return
+            try:
+                made[name] = compile_one(name, kernels[name])
+            except OSError:
+                waiting.append(name)
+                return
+
+    helpers = min(default_threads() - 1, (len(names) - 1) // KERNELS_A_PROCESS, MOST_PROCESSES)
+    with workers(helpers, isa) as asks:
+        threads = [Thread(target=work, args=(ask,), daemon=True) for ask in asks]
+        for thread in threads:
+            thread.start()
+        work(here)
+        for thread in threads:
+            thread.join()
+    work(here)  # what a process that ended gave back
+    if progress is not None:
+        progress("", len(names), len(names))
+    return made
 
 
 def link_objects(objects: Mapping[str, bytes]) -> dict[str, int]:

@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from convc.backends.binding import SLACK
 from convc.backends.cpu.activations import write_parameters
 from convc.backends.cpu.isa import Isa
 from convc.backends.cpu.writer import Writer
@@ -136,16 +135,10 @@ def tile_cycles(rows: int, cols: int, group_blocks: int, width: int, lines: int)
     return total * lines
 
 
-def choose_tile(isa: Isa, group_blocks: int, width: int, lines: int, step: int) -> tuple[int, int]:
-    """The register tile with the fewest estimated cycles for `lines` rows of `width` pixels and one group's blocks.
-
-    A tile at the end of a row reads pixels `step` bytes apart beyond it, which must stay within the arena's slack.
-    """
-    fitting = [t for t in isa.tiles if t[1] <= group_blocks and t[0] * step <= SLACK // 2]
-    return min(
-        fitting or [(1, min(group_blocks, isa.tiles[-1][1]))],
-        key=lambda t: tile_cycles(t[0], t[1], group_blocks, width, lines),
-    )
+def choose_tile(isa: Isa, group_blocks: int, width: int, lines: int) -> tuple[int, int]:
+    """The register tile with the fewest estimated cycles for `lines` rows of `width` pixels and one group's blocks."""
+    fitting = [t for t in isa.tiles if t[1] <= group_blocks]
+    return min(fitting or [(isa.tiles[-1][0], 1)], key=lambda t: tile_cycles(t[0], t[1], group_blocks, width, lines))
 
 
 def tiles_of(group_blocks: int, cols: int) -> Sequence[int]:

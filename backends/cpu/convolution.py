@@ -195,7 +195,7 @@ def _append(
     if flat:
         lines, pixels = 1, lines * pixels
     if step and max(step, every[1] * isa.lanes * 4) <= SLACK // max(rows for rows, _ in isa.tiles):
-        tile = conv.choose_tile(isa, channels.group_blocks, max(pixels, 1), max(lines, 1), step)
+        tile = conv.choose_tile(isa, channels.group_blocks, max(pixels, 1), max(lines, 1))
     else:
         tile = (EXACT_ROWS, min(isa.registers // 4, channels.group_blocks))
     activation: Activation | None = node.attrs["activation"]

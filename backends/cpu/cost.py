@@ -61,7 +61,7 @@ class CpuCost:
                 lines, width = 1, lines * width
         by_lane = groups > 1 and (groups == x.shape[1] or prefers_lanes(out, groups * kernel[1], groups, lanes))
         bundles, blocks = (-(-groups // lanes), out // groups) if by_lane else (groups, -(-(out // groups) // lanes))
-        rows, cols = conv.choose_tile(self.isa, blocks, width, lines, lanes * 4)
+        rows, cols = conv.choose_tile(self.isa, blocks, width, lines)
         steps = bundles * count * conv.tile_cycles(rows, cols, blocks, width, lines)
         weights = self._bytes(w) / WEIGHT_BYTES_A_CYCLE
         stored = self._bytes(node.type) / (4 * BYTES_A_CYCLE)

@@ -16,13 +16,15 @@ from convc.errors import TargetError
 
 RANK = 5
 SCALAR: dict[str, str] = {
-    "add": "x0 + x1", "sub": "x0 - x1", "mul": "x0 * x1", "min": "x0 if x0 < x1 else x1",
-    "max": "x0 if x0 > x1 else x1", "equal": "1 if x0 == x1 else 0", "less": "1 if x0 < x1 else 0",
+    "add": "x0 + x1", "sub": "x0 - x1", "mul": "x0 * x1", "min": "x0 if x0 < x1 or x0 != x0 else x1",
+    "max": "x0 if x0 > x1 or x0 != x0 else x1", "equal": "1 if x0 == x1 else 0", "less": "1 if x0 < x1 else 0",
     "less_or_equal": "1 if x0 <= x1 else 0", "greater": "1 if x0 > x1 else 0",
     "greater_or_equal": "1 if x0 >= x1 else 0", "logical_and": "1 if x0 != 0 and x1 != 0 else 0",
     "logical_or": "1 if x0 != 0 or x1 != 0 else 0", "logical_not": "1 if x0 == 0 else 0",
     "where": "x1 if x0 != 0 else x2", "neg": "-x0", "abs": "-x0 if x0 < 0 else x0", "cast": "x0",
     "to_bool": "1 if x0 != 0 else 0", "to_int": "int(x0)",
+    "div": "x0 // x1 if (x0 < 0) == (x1 < 0) else -(-x0 // x1)", "true_div": "x0 / x1", "mod": "x0 % x1",
+    "fmod": "x0 % x1 if (x0 < 0) == (x1 < 0) else -(-x0 % x1)",
 }  # fmt: skip
 """Expressions over scalars, for element types other than float32 and for results other than float32."""
 

@@ -12,9 +12,10 @@ from convc.ir.graph import Graph
 from convc.limits import Limits
 from convc.model import CompiledModel, Options, Runnable
 from convc.passes.context import CostModel
-from convc.passes.manager import Passes, run_passes
+from convc.passes.manager import Passes, resolve, run_passes
+from convc.passes.widen_float16 import WIDEN_FLOAT16
 from convc.source import InputShapes, read_source
-from convc.types import Array
+from convc.types import Array, DType
 
 Progress = Callable[[str, int, int], None]
 
@@ -72,7 +73,10 @@ def compile(
     options = Options(target, threads, limits)
     cost = check_target(options)
     graph = read_source(source, input_shapes=input_shapes, limits=limits)
-    graph, records = run_passes(graph, passes, dump_dir=dump_dir, limits=limits, cost=cost)
+    chosen = resolve(passes)
+    if cost is not None and any(node.type.dtype is DType.F16 for node in graph.nodes):
+        chosen = (WIDEN_FLOAT16, *chosen)
+    graph, records = run_passes(graph, chosen, dump_dir=dump_dir, limits=limits, cost=cost)
     return CompiledModel(graph, records, options, build_runnable(graph, options, progress=progress))
 
 

@@ -12,10 +12,12 @@ from convc.passes.fold_pool_padding import FOLD_POOL_PADDING
 from convc.passes.fuse_batchnorm import FUSE_BATCHNORM
 from convc.passes.fuse_epilogue import FUSE_EPILOGUE
 from convc.passes.manager import run_passes
+from convc.passes.widen_float16 import WIDEN_FLOAT16
 
 PASSES: dict[str, Pass] = {
     one.name: one
     for one in (
+        WIDEN_FLOAT16,
         ELIMINATE_DEAD,
         FOLD_CONSTANTS,
         ELIMINATE_IDENTITY,

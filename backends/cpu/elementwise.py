@@ -172,23 +172,33 @@ def _padded(operand: Layout | Operand, rank: int) -> tuple[Any, ...]:
     return (*[1] * (rank - len(shape)), *shape)
 
 
+def _scalar_expression(node: Node, first: DType) -> str:
+    """The key of SCALAR for an operator on these element types."""
+    out = node.type.dtype
+    if node.op == "cast" and out is DType.BOOL:
+        return "to_bool"
+    if node.op == "cast" and first.is_float and not out.is_float:
+        return "to_int"
+    if node.op == "div":
+        return "true_div" if out.is_float else "floor_div" if out.value.startswith("u") else "div"
+    if node.op == "mod" and node.attrs["fmod"] and not out.value.startswith("u"):
+        return "fmod"
+    return node.op
+
+
 def _lower_scalar(asm: Assembler, node: Node, isa: Isa) -> None:
     names = node.operands
     types = [asm.graph[n].type.dtype for n in names]
     out = node.type.dtype
-    op = node.op
-    if op == "cast":
-        if out is DType.BOOL:
-            op = "to_bool"
-        elif not out.is_float and types[0].is_float:
-            op = "to_int"
-    if op not in SCALAR or DType.F16 in {out, *types}:
+    op = _scalar_expression(node, types[0])
+    kinds = ["u8" if t is DType.BOOL else str(t) for t in (*types, out)]
+    halves = DType.F16 in {out, *types}
+    if op not in SCALAR or (halves and (node.op != "cast" or isa.name == "portable")):
         raise TargetError(
             f"{node}: the CPU has no kernel for {node.op} from {', '.join(map(str, types))} to {out}",
             hint="use float32, or target='reference'",
         )
-    kinds = ["u8" if t is DType.BOOL else str(t) for t in types]
     operands = [_plain_operand(asm, name, node) for name in names]
     y = asm.new_plain(node.name, node.type)
-    kernel = emit_scalar(isa, op, kinds, "u8" if out is DType.BOOL else str(out))
+    kernel = emit_scalar(isa, op, kinds[:-1], kinds[-1])
     _append(asm, node, kernel, "map_scalar", operands, y, {"bytes": [t.bytes for t in types]})

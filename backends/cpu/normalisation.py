@@ -22,7 +22,7 @@ from convc.types import product
 def emit_norm(isa: Isa, by_element: bool) -> tuple[str, str]:
     """(x - mean) / sqrt(var + epsilon) * gamma + beta over `parts` runs of `run` floats, two passes for the variance.
 
-    gamma and beta have a value for each element of the whole, or one for each run of (row % groups).
+    gamma and beta have a value for each element, or for each run, of (row % groups).
     """
     arguments = ["x", "y", "gamma", "beta", "total", "groups", "parts", "run"]
     name = f"f32_norm_by_{'element' if by_element else 'channel'}__{isa.name}"
@@ -42,6 +42,8 @@ def emit_norm(isa: Isa, by_element: bool) -> tuple[str, str]:
             across(out, isa, "v_add")
             out(f"{goal} = v_mul(acc, share)")
         out("scale = v_reciprocal(v_sqrt(v_add(var, epsilon)))")
+        if by_element:
+            out("gs = gamma + (row % groups) * length * 4", "bs = beta + (row % groups) * length * 4")
         with out.block("for part in range(parts)"):
             if not by_element:
                 out("channel = (row % groups) * parts + part")
@@ -52,8 +54,8 @@ def emit_norm(isa: Isa, by_element: bool) -> tuple[str, str]:
             with out.block(f"for i in range(0, run, {lanes})"):
                 out("at = part * run + i", "count = run - i", f"v = vec_load_first(source + at * 4, count, {lanes})")
                 if by_element:
-                    out(f"g = v_mul(vec_load_first(gamma + at * 4, count, {lanes}), scale)")
-                    out(f"b = vec_load_first(beta + at * 4, count, {lanes})")
+                    out(f"g = v_mul(vec_load_first(gs + at * 4, count, {lanes}), scale)")
+                    out(f"b = vec_load_first(bs + at * 4, count, {lanes})")
                 out("vec_store_first(to + at * 4, vec_fma(v_sub(v, mean), g, b), count)")
     return out.finish()
 
@@ -90,30 +92,48 @@ def lower_norm(asm: Assembler, node: Node, isa: Isa) -> None:
     """layer_norm, instance_norm and group_norm."""
     x = asm.plain(str(node.inputs[0]))
     shape = x.type.shape
-    by_element = node.op == "layer_norm"
-    if by_element:
+    sizes: tuple[Size, ...]
+    by_element = False
+    if node.op == "layer_norm":
         axis = node.attrs["axis"] % len(shape)
-        run = product(shape[axis:])
-        sizes: tuple[Size, ...] = (product(shape[:axis]), 1, 1, run)
-        count = [concrete(s, {}) for s in shape[axis:]]
+        first = _first_varying(asm, node)
+        by_element = first < len(shape)
+        first = min(first, axis) if by_element else len(shape)
+        sizes = (product(shape[:axis]), product(shape[first:axis]), 1, product(shape[axis:]))
+        if any(not isinstance(s, int) for s in shape[first:]):
+            raise TargetError(f"{node}: gamma and beta span symbolic sizes of {x.type}", hint="give input_shapes=")
+        count = [concrete(s, {}) for s in shape[first:]]
     else:
         groups = node.attrs["groups"] if node.op == "group_norm" else shape[1]
         sizes = (shape[0] * groups, groups, shape[1] // groups, product(shape[2:]))
         count = [concrete(shape[1], {})]
-    affine = []
+    affine: list[str | int] = []
+    reads = [x]
     for slot, default in (("gamma", 1.0), ("beta", 0.0)):
         name = node.input(slot)
         array = np.full(count, default, np.float32)
         if name is not None:
             source = asm.graph[name]
+            if source.op != "constant" and source.type.shape == tuple(count):
+                affine.append(len(reads))
+                reads.append(asm.plain(name))
+                continue
             if source.op != "constant":
-                raise TargetError(f"{node}: {slot} is computed by {source}", hint="it must be a constant")
-            array = np.broadcast_to(float32(source.array), count)
+                raise TargetError(f"{node}: {slot} is {source.type}, expected shape {count}", hint="expand it")
+            array = float32(source.array)
+            array = np.broadcast_to(array.reshape(array.shape[max(array.ndim - len(count), 0) :]), count)
         affine.append(asm.pack(f"{node.name}.{slot}", np.ascontiguousarray(array)))
     y = asm.new_plain(node.name, node.type)
     params = {"sizes": sizes, "affine": affine, "epsilon": node.attrs["epsilon"]}
-    asm.step(emit_norm(isa, by_element), "norm", node.name, (x,), (y,), params)
+    asm.step(emit_norm(isa, by_element), "norm", node.name, reads, (y,), params)
     asm.define(y)
+
+
+def _first_varying(asm: Assembler, node: Node) -> int:
+    """The first axis of x along which gamma or beta of a layer_norm differ; the rank of x where none does."""
+    rank = node.type.rank
+    shapes = [asm.graph[name].type.shape for name in node.operands[1:]]
+    return min((rank - len(s) + i for s in shapes for i, size in enumerate(s) if size != 1), default=rank)
 
 
 def lower_lrn(asm: Assembler, node: Node, isa: Isa) -> None:
@@ -128,8 +148,12 @@ def norm_arguments(step: Step, bound: Binding) -> Sequence[Word]:
     """Arguments of `emit_norm`."""
     x, y = step.reads[0], step.writes[0]
     assert isinstance(x, Plain) and isinstance(y, Plain)
+    affine: list[Word] = []
+    for which in step.params["affine"]:
+        source = step.reads[which] if isinstance(which, int) else None
+        affine.append(bound.address(source) if isinstance(source, Plain) else bound.constant(which))
     return [
-        bound.address(x), bound.address(y), *(bound.constant(n) for n in step.params["affine"]),
+        bound.address(x), bound.address(y), *affine,
         *(bound.size(s) for s in step.params["sizes"]), float_word(step.params["epsilon"]),
     ]  # fmt: skip
 

@@ -131,8 +131,9 @@ SCALARS: dict[str, tuple[Any, Any, int]] = {
     "f32": (types.float32, F32, 4), "f64": (types.float64, ir.DoubleType(), 8), "i8": (types.int8, I8, 1),
     "i16": (types.int16, ir.IntType(16), 2), "i32": (types.int32, I32, 4), "i64": (types.int64, I64, 8),
     "u8": (types.uint8, I8, 1), "u16": (types.uint16, ir.IntType(16), 2), "u32": (types.uint32, I32, 4),
-    "u64": (types.uint64, I64, 8),
+    "u64": (types.uint64, I64, 8), "f16": (types.float32, ir.HalfType(), 2),
 }  # fmt: skip
+"""Element types in memory: the Numba type of a value, the LLVM type that is loaded and stored, its bytes."""
 
 
 def _scalar_access(name: str) -> tuple[Any, Any]:
@@ -141,14 +142,16 @@ def _scalar_access(name: str) -> tuple[Any, Any]:
     @intrinsic
     def get(typingctx: Any, address: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Sequence[Value]) -> Value:
-            return builder.load(pointer(builder, args[0], llvm_type), align=size)
+            value = builder.load(pointer(builder, args[0], llvm_type), align=size)
+            return builder.fpext(value, F32) if name == "f16" else value
 
         return numba_type(types.int64), codegen
 
     @intrinsic
     def put(typingctx: Any, address: Any, value: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Sequence[Value]) -> Value:
-            builder.store(args[1], pointer(builder, args[0], llvm_type), align=size)
+            value = builder.fptrunc(args[1], llvm_type) if name == "f16" else args[1]
+            builder.store(value, pointer(builder, args[0], llvm_type), align=size)
             return context.get_dummy_value()
 
         return types.void(types.int64, numba_type), codegen

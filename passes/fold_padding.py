@@ -2,7 +2,7 @@
 
 avg_pool2d counts what the pad node added, so it needs count_include_pad or no padding of its own.
 max_pool2d pads by -inf. Numerics: exact. The pad node stays where others read it.
-Rejects: another mode, another value, a padded batch or channel axis, a crop.
+Rejects: another mode, another value, a padded batch or channel axis, a crop, a convolution with a prologue.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 from convc.errors import ModelError
 from convc.ir.graph import Node
 from convc.ir.patch import Draft, Patch
+from convc.ops.conv import has_prologue
 from convc.passes.base import Numerics, Reject
 from convc.passes.driver import RewritePass, Rule
 from convc.passes.pattern import remade, required
@@ -33,6 +34,8 @@ def match_padding(draft: Draft, node: Node) -> Padded | Reject | None:
     if pad.op != "pad":
         return None
     reason = why_not_window(pad) or _why_not_value(pad, node)
+    if not reason and node.op == "conv2d" and has_prologue(node.inputs, node.attrs):
+        reason = f"%{node.name} maps what %{pad.name} pads"
     return Reject(node.name, reason) if reason else with_padding(draft, pad, node)
 
 

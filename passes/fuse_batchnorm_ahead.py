@@ -12,6 +12,7 @@ import numpy as np
 
 from convc.ir.graph import Node, constant
 from convc.ir.patch import Draft, Patch
+from convc.ops.conv import has_prologue
 from convc.passes.affine import AFFINE, Affine, affine_input, constants_of, read_affine, why_infinite
 from convc.passes.base import Reject
 from convc.passes.driver import Rule
@@ -42,6 +43,8 @@ def match_ahead(draft: Draft, node: Node) -> Ahead | Reject | None:
     reason = not_exclusive(draft, node, conv) or unknown_slots(draft, conv, ("w", "b"))
     if not reason and node.name in conv.inputs[1:]:
         reason = f"%{conv.name} reads it in two slots"
+    if not reason and conv.op == "conv2d" and has_prologue(conv.inputs, conv.attrs):
+        reason = f"%{conv.name} has a prologue"
     if reason:
         return Reject(node.name, reason)
     affine = read_affine(draft, node, conv.type.rank - 1 if conv.op == "linear" else 1)

@@ -98,7 +98,7 @@ ERRORS: list[tuple[str, list[Any], Attrs, str, str]] = [
     ("conv2d", [A, (6, 8, 1, 1)], {"activation": Activation("relu", (0.0,))}, "too many parameters", "in order: none"),
     ("conv2d", [A, (6, 8, 1, 1)], {"activation": Activation("gelu", (7.0,))}, "no approximate 7", "choices"),
     ("conv2d", [A, (6, 8, 1, 1)], {"strides": (1, 1)}, "no attribute strides", "it has: stride"),
-    ("conv2d", [A], {}, "got 1 inputs, expects 2 to 4", "x, w, b?, residual?"),
+    ("conv2d", [A], {}, "got 1 inputs, expects 2 to 6", "x, w, b?, residual?, scale?, shift?"),
     ("conv2d", [None, (6, 8, 1, 1)], {}, "input x is missing", "only slots with ?"),
     ("conv_transpose2d", [A, (4, 8, 1, 1)], {}, "expected in_channels=8 at axis 0", "[C, K/groups, R, S]"),
     ("conv_transpose2d", [A, (8, 8, 1, 1)], {"output_padding": (1, 0)},
@@ -193,6 +193,6 @@ def test_weights_are_learnable_parameters() -> None:
     learnt = {name: set(operator.weights) for name, operator in OPS.items() if operator.weights}
     affine, dense = {"gamma", "beta"}, {"w", "b"}
     assert learnt == {
-        "conv2d": dense, "conv_transpose2d": dense, "linear": dense, "prelu": {"slope"}, "batch_norm": affine,
-        "layer_norm": affine, "instance_norm": affine, "group_norm": affine,
+        "conv2d": dense | {"scale", "shift"}, "conv_transpose2d": dense, "linear": dense, "prelu": {"slope"},
+        "batch_norm": affine, "layer_norm": affine, "instance_norm": affine, "group_norm": affine,
     }  # fmt: skip

@@ -22,6 +22,7 @@ from convc.backends.cpu.channels import (
     prefers_lanes,
 )  # fmt: skip
 from convc.backends.cpu.isa import Isa
+from convc.backends.cpu.prologue import lower_prologue
 from convc.backends.program import Flattened, Ints, Planes, Step
 from convc.dims import Size, concrete
 from convc.errors import TargetError
@@ -60,8 +61,9 @@ def lower_conv2d(asm: Assembler, node: Node, isa: Isa) -> None:
     if min(top, left, bottom, right) < 0:
         raise TargetError(f"{node}: padding={node.attrs['padding']} crops", hint="use slice ahead of the convolution")
     x_name = str(node.inputs[0])
+    mapped = lower_prologue(asm, node, isa)
     narrow = groups == 1 and width * 2 <= isa.lanes and not asm.has_planes(x_name)
-    x = asm.planes(x_name, 1 if narrow else None)
+    x = mapped or asm.planes(x_name, 1 if narrow else None)
     channels, residual = _match(asm, node, x, out, width * groups, groups, isa)
     asm.need_halo(x, (top, left, bottom, right))
     taps, order = make_taps(
@@ -70,7 +72,9 @@ def lower_conv2d(asm: Assembler, node: Node, isa: Isa) -> None:
     y = asm.new_planes(node.name, node.type, places=channels.places)
     packed = weights.reshape(out, -1)
     step = node.attrs["stride"][1] * x.lanes * 4
-    flat = (height, breadth, *node.attrs["stride"], top, left) == (1, 1, 1, 1, 0, 0) and not _wants_halo(asm, x_name)
+    flat = (height, breadth, *node.attrs["stride"], top, left) == (1, 1, 1, 1, 0, 0) and not (
+        mapped is None and _wants_halo(asm, x_name)
+    )
     _append(asm, node, isa, x, y, residual, channels, taps, order, packed, step, node.attrs["stride"], flat)
     asm.define(y)
 

@@ -10,6 +10,7 @@ from convc.backends.cpu.channels import prefers_lanes
 from convc.backends.cpu.isa import Isa
 from convc.dims import concrete
 from convc.ir.graph import Node
+from convc.ops.conv import has_prologue
 from convc.types import TensorType
 
 CLOCK = 3.5e9
@@ -65,4 +66,7 @@ class CpuCost:
         steps = bundles * count * conv.tile_cycles(rows, cols, blocks, width, lines)
         weights = self._bytes(w) / WEIGHT_BYTES_A_CYCLE
         stored = self._bytes(node.type) / (4 * BYTES_A_CYCLE)
-        return max(steps, weights) + stored + STEP_CYCLES
+        mapped = 0.0
+        if node.op == "conv2d" and has_prologue(node.inputs, node.attrs):
+            mapped = 2 * self._bytes(x) / BYTES_A_CYCLE + STEP_CYCLES
+        return mapped + max(steps, weights) + stored + STEP_CYCLES

@@ -1,6 +1,8 @@
-"""Convolution and transposed convolution, with bias, residual and activation as an epilogue."""
+"""Convolution and transposed convolution: bias, residual and activation as an epilogue, a prologue ahead of conv2d."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -20,7 +22,9 @@ from convc.ops.window import DILATION, WINDOW_ATTRS, check_window, output_plane,
 from convc.types import Array, Size, TensorType, product, transposed_size
 
 SLOTS = ("x", "w", "b?", "residual?")
+CONV2D_SLOTS = (*SLOTS, "scale?", "shift?")
 ACTIVATION = Attr("activation", "activation", None, "unary operator applied last")
+PROLOGUE = Attr("prologue", "activation", None, "unary operator applied to x scale + shift, ahead of the padding")
 GROUPS = Attr("groups", "int", 1, "channels are split into that many independent convolutions")
 
 
@@ -33,13 +37,18 @@ def check_epilogue(out: TensorType, channels: Size, types: Types, attrs: Attrs) 
     check_activation(attrs["activation"])
 
 
+def has_prologue(inputs: Sequence[object], attrs: Attrs) -> bool:
+    """Whether a conv2d with these inputs and attributes maps x before it pads: zeros around x are then not its zeros."""
+    return attrs["prologue"] is not None or any(optional(inputs, index) is not None for index in (4, 5))
+
+
 def _check(types: Types, attrs: Attrs) -> tuple[TensorType, TensorType, int]:
     """Checks that both convolutions share; gives x, w, and the number of input channels."""
     x, w = given(types, 0), given(types, 1)
     expect_rank(x, 4, "x")
     expect_rank(w, 4, "w")
     expect_float(x, "x")
-    expect_same_dtype(types, SLOTS)
+    expect_same_dtype(types, CONV2D_SLOTS)
     check_window(attrs)
     expect_nonzero(x, (1, 2, 3), "x")
     expect_nonzero(w, range(4), "w")
@@ -66,12 +75,24 @@ def _infer_conv2d(types: Types, attrs: Attrs) -> TensorType:
     kernel = static_size(w.shape[2], "R"), static_size(w.shape[3], "S")
     out = TensorType(x.dtype, (x.shape[0], w.shape[0], *output_plane(_plane(x), kernel, attrs)))
     check_epilogue(out, w.shape[0], types, attrs)
+    for index, slot in ((4, "scale"), (5, "shift")):
+        expect_shape(optional(types, index), (channels,), slot)
+    check_activation(attrs["prologue"])
     return out
+
+
+def _prologue(x: Array, arrays: Arrays, attrs: Attrs) -> Array:
+    scale, shift = optional(arrays, 4), optional(arrays, 5)
+    if scale is not None:
+        x = x * scale[:, None, None]
+    if shift is not None:
+        x = x + shift[:, None, None]
+    return apply_activation(attrs["prologue"], x)
 
 
 def _evaluate_conv2d(arrays: Arrays, attrs: Attrs) -> Array:
     """Sum over taps of w[:, :, r, s] @ x shifted: BLAS does the work, without an im2col buffer."""
-    x, w = present(arrays, 0), present(arrays, 1)
+    x, w = _prologue(present(arrays, 0), arrays, attrs), present(arrays, 1)
     groups = attrs["groups"]
     n, k, per_group, kernel = x.shape[0], w.shape[0], w.shape[1], (w.shape[2], w.shape[3])
     height, width = (static_size(d, "output") for d in output_plane((x.shape[2], x.shape[3]), kernel, attrs))
@@ -150,10 +171,11 @@ def _macs_transposed(types: Types, out: TensorType, attrs: Attrs) -> Size:
 
 
 CONV2D = Operator(
-    "conv2d", SLOTS, _infer_conv2d, wide(_evaluate_conv2d),
-    attrs=(*WINDOW_ATTRS, DILATION, GROUPS, ACTIVATION),
-    doc="activation(conv(x, w) + b + residual). x [N, C, H, W], w [K, C/groups, R, S], b [K], residual like y.",
-    macs=_macs_conv2d, weights=frozenset({"w", "b"}),
+    "conv2d", CONV2D_SLOTS, _infer_conv2d, wide(_evaluate_conv2d),
+    attrs=(*WINDOW_ATTRS, DILATION, GROUPS, ACTIVATION, PROLOGUE),
+    doc="activation(conv(prologue(x scale + shift), w) + b + residual), padded after the prologue. x [N, C, H, W], "
+    "w [K, C/groups, R, S], b [K], residual like y, scale and shift [C].",
+    macs=_macs_conv2d, weights=frozenset({"w", "b", "scale", "shift"}),
 )  # fmt: skip
 
 CONV_TRANSPOSE2D = Operator(

@@ -83,6 +83,7 @@ def test_other_users_keep_the_pad() -> None:
         ("{before=[0, 0, 1, 1], after=[0, 0, 1, 1], value=0.5}", "conv2d(%p, %w)", "%p pads by 0.5"),
         ("{before=[1, 0, 1, 1], after=[0, 0, 1, 1]}", "conv2d(%p, %w)", "batch or channel"),
         ("{before=[0, 0, -1, 1], after=[0, 0, 1, 1]}", "conv2d(%p, %w)", "%p crops"),
+        (ZEROS, "conv2d(%p, %w) {prologue=sigmoid}", "%y maps what %p pads"),
         (ZEROS, "max_pool2d(%p) {kernel=[4, 4]}", "%p pads by 0.0, and max_pool2d pads by -inf"),
         (ZEROS, "avg_pool2d(%p) {kernel=[4, 4], padding=[1, 1, 1, 1]}", "counts the padding of %p and not its own"),
         (ZEROS, "avg_pool2d(%p) {kernel=[2, 2]}", "must be below the window's extent"),

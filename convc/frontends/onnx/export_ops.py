@@ -103,7 +103,24 @@ def _window(node: Node) -> dict[str, Any]:
 
 def _conv2d(w: Writer, node: Node) -> None:
     attrs = {"group": node.attrs["groups"], **_window(node)}
-    _epilogue(w, node, lambda out: w.emit("Conv", _slots(w, node), out, **attrs))
+    slots = [_prologue(w, node), *_slots(w, node)[1:]]
+    _epilogue(w, node, lambda out: w.emit("Conv", slots, out, **attrs))
+
+
+def _prologue(w: Writer, node: Node) -> str:
+    """prologue(x scale + shift) of a conv2d, as nodes ahead of it."""
+    x = _inputs(w, node)[0]
+    for slot, op in (("scale", "Mul"), ("shift", "Add")):
+        name = node.input(slot)
+        if name is not None:
+            column = w.emit("Reshape", [w.names[name], w.ints([-1, 1, 1])])
+            x = w.emit(op, [x, column])
+    prologue: Activation | None = node.attrs["prologue"]
+    if prologue is not None:
+        y = w.fresh(w.base)
+        _write_unary(w, prologue.name, x, activation_attrs(prologue), node.type.dtype, y)
+        x = y
+    return x
 
 
 def _conv_transpose2d(w: Writer, node: Node) -> None:

@@ -25,7 +25,7 @@ def expected_outputs(graph: Graph, inputs: Mapping[str, Array]) -> dict[str, Arr
 
 
 def assert_close(found: Mapping[str, Array], expected: Mapping[str, Array], graph: Graph, tolerance: float) -> None:
-    """Floats differ by at most `tolerance` of the output's largest finite magnitude; NaN, infinity, the rest are equal."""
+    """Floats differ by at most `tolerance` of the output's largest magnitude; NaN, infinity and the rest are equal."""
     assert list(found) == list(expected)
     types = {output.name: graph[output.node].type for output in graph.outputs}
     for name, want in expected.items():

@@ -79,8 +79,8 @@ def matmul_arguments(step: Step, bound: Binding) -> Sequence[Word]:
     for shape in (left, right):
         matrix = shape[-2] * shape[-1] * 4
         strides = broadcast_strides(shape[:-2], batch, matrix)
-        index = np.indices(batch).reshape(len(batch), -1)
-        table.append((np.array(strides, np.int64)[:, None] * index).sum(0) if batch else np.zeros(1, np.int64))
+        index = np.indices(batch).reshape(len(batch), int(np.prod(batch)))
+        table.append((np.array(strides, np.int64)[:, None] * index).sum(0))
     offsets = np.stack(table, axis=1).astype(np.int64)
     return [
         bound.address(p), bound.address(q), bound.address(y), bound.table(offsets), len(offsets), left[-2], right[-1],

@@ -117,7 +117,7 @@ def emit_softmax(isa: Isa, log: bool, run: bool) -> tuple[str, str]:
 
 
 def emit_argmax(isa: Isa, kind: str, last: bool) -> tuple[str, str]:
-    """Index of the largest element along the axis; the first NaN counts as largest, as in NumPy."""
+    """Index of the largest element along the axis; NaN counts as largest, as in NumPy."""
     out = Writer(
         f"{kind}_argmax_{'last' if last else 'first'}__{isa.name}", ["x", "y", "outer", "axis", "inner"], "x, y: plain"
     )
@@ -131,7 +131,7 @@ def emit_argmax(isa: Isa, kind: str, last: bool) -> tuple[str, str]:
         )
         with out.block("for i in range(1, axis)"):
             out(f"v = get_{kind}(at + i * inner * {size})")
-            with out.block(f"if v {'>=' if last else '>'} best or (v != v and best == best)"):
+            with out.block(f"if {'v >= best or v != v' if last else 'v > best or (v != v and best == best)'}"):
                 out("best = v", "where = i")
         out("put_i64(y + item * 8, where)")
     return out.finish()
@@ -152,6 +152,10 @@ def lower_reduce(asm: Assembler, node: Node, isa: Isa) -> None:
         return
     value = asm.plain(name)
     shape = list(type.shape)
+    if not axes and node.op == "reduce_l2":  # the norm of one element
+        value = asm.new_plain(node.name, node.type)
+        sizes = (type.elements, 1, 1)
+        asm.step(emit_reduce(isa, node.op, True), "along", node.name, (asm.plain(name),), (value,), {"sizes": sizes})
     while axes:
         last = axes.pop()
         first = last

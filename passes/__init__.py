@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from convc.passes.base import Numerics, Pass, PassRecord, PassResult, Reject, Rewrite
+from convc.passes.commute_pooling import COMMUTE_POOLING
 from convc.passes.eliminate_common import ELIMINATE_COMMON
 from convc.passes.eliminate_dead import ELIMINATE_DEAD
 from convc.passes.eliminate_identity import ELIMINATE_IDENTITY
@@ -11,6 +12,8 @@ from convc.passes.fold_padding import FOLD_PADDING
 from convc.passes.fold_pool_padding import FOLD_POOL_PADDING
 from convc.passes.fuse_batchnorm import FUSE_BATCHNORM
 from convc.passes.fuse_epilogue import FUSE_EPILOGUE
+from convc.passes.fuse_prologue import FUSE_PROLOGUE
+from convc.passes.lower_batchnorm import LOWER_BATCHNORM
 from convc.passes.manager import run_passes
 from convc.passes.widen_float16 import WIDEN_FLOAT16
 
@@ -25,6 +28,9 @@ PASSES: dict[str, Pass] = {
         FOLD_PADDING,
         FOLD_POOL_PADDING,
         FUSE_BATCHNORM,
+        COMMUTE_POOLING,
+        FUSE_PROLOGUE,
+        LOWER_BATCHNORM,
         FUSE_EPILOGUE,
     )
 }
@@ -41,6 +47,10 @@ PIPELINES: dict[str, tuple[str, ...]] = {
         # A pad may only now stand before a convolution.
         "fold_padding",
         "fold_pool_padding",
+        # Ahead of the prologue, which would stand between.
+        "commute_pooling",
+        "fuse_prologue",
+        "lower_batchnorm",
         "fuse_epilogue",
         # Fusing leaves new constants, and operators that have become equal.
         "fold_constants",

@@ -2,7 +2,8 @@
 
 Shapes: w [K, C/g, R, S] of conv2d, [C, K/g, R, S] of conv_transpose2d, [O, I] of linear; the rest [K].
 Arithmetic with one constant a channel counts as BatchNormalization (`convc.passes.affine`), and two in a row are one.
-What comes ahead of a convolution is in `convc.passes.fuse_batchnorm_ahead`.
+What comes ahead of a convolution is in `convc.passes.fuse_batchnorm_ahead`, what comes after a concat or a pool of
+convolutions in `convc.passes.fuse_batchnorm_through`.
 Computed in float64. Numerics: reassociates.
 Rejects: the convolution has another user or an epilogue in between; weights that are computed, or leave their range.
 Source: Ioffe & Szegedy 2015.
@@ -14,21 +15,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from convc.ir.graph import Node, constant
+from convc.ir.graph import Node
 from convc.ir.patch import Draft, Patch
 from convc.passes.affine import AFFINE, Affine, affine_input, constants_of, read_affine, why_infinite
 from convc.passes.base import Numerics, Reject
 from convc.passes.driver import RewritePass, Rule
 from convc.passes.fuse_batchnorm_ahead import FUSE_BATCHNORM_AHEAD
-from convc.passes.pattern import (
-    CONVOLUTIONS,
-    array,
-    not_exclusive,
-    operand,
-    remade,
-    sources,
-    unknown_slots,
-)  # fmt: skip
+from convc.passes.fuse_batchnorm_through import FUSE_BATCHNORM_THROUGH
+from convc.passes.fuse_batchnorm_weights import scaled_weights
+from convc.passes.pattern import CONVOLUTIONS, array, new_constants, not_exclusive, operand, remade, unknown_slots
 from convc.types import Array
 
 
@@ -61,27 +56,7 @@ def match_after_convolution(draft: Draft, node: Node) -> Absorbed | Reject | Non
     reason = not_exclusive(draft, conv, node) or unknown_slots(draft, conv, ("w", "b"))
     if reason:
         return Reject(node.name, reason)
-    return _checked(affine, conv, _scaled_weights(draft, conv, affine))
-
-
-def _scaled_weights(draft: Draft, conv: Node, affine: Affine) -> dict[str, Array]:
-    w = array(draft, conv, "w")
-    bias = array(draft, conv, "b").astype(np.float64) if operand(draft, conv, "b") is not None else 0.0
-    with np.errstate(all="ignore"):
-        values = {"b": (affine.scale * bias + affine.shift).astype(w.dtype)}
-        if np.any(affine.scale != 1):
-            values["w"] = _scaled(conv, w.astype(np.float64), affine.scale).astype(w.dtype)
-    return values
-
-
-def _scaled(conv: Node, w: Array, scale: Array) -> Array:
-    """Each output channel's weights times its scale."""
-    if conv.op != "conv_transpose2d":
-        scaled: Array = w * scale.reshape(-1, *(1,) * (w.ndim - 1))
-        return scaled
-    groups = conv.attrs["groups"]
-    split = w.reshape(groups, w.shape[0] // groups, *w.shape[1:])
-    return np.asarray(split * scale.reshape(groups, 1, w.shape[1], 1, 1)).reshape(w.shape)
+    return _checked(affine, conv, scaled_weights(draft, conv, affine))
 
 
 def match_after_batchnorm(draft: Draft, node: Node) -> Absorbed | Reject | None:
@@ -110,11 +85,7 @@ def _checked(affine: Affine, into: Node, values: dict[str, Array]) -> Absorbed |
 
 
 def _absorb(draft: Draft, match: Absorbed) -> Patch:
-    made: dict[str, Node] = {}
-    for slot, value in match.values.items():
-        old = operand(draft, match.into, slot)
-        name = draft.fresh_name(old.name if old is not None else f"{match.into.name}.{slot}")
-        made[slot] = constant(name, value, source=sources(*filter(None, [old]), match.affine.node))
+    made = new_constants(draft, match.into, match.values, match.affine.node)
     node = remade(draft, match.into, slots=made, absorbed=[match.affine.node])
     return Patch(nodes=(*made.values(), node), redirect={match.affine.node.name: node.name})
 
@@ -130,6 +101,7 @@ FUSE_BATCHNORM = RewritePass(
     (
         Rule("fuse_batchnorm_after", AFFINE, match_after_convolution, _absorb, _note),
         Rule("compose_batchnorms", AFFINE, match_after_batchnorm, _absorb, _note),
+        FUSE_BATCHNORM_THROUGH,
         FUSE_BATCHNORM_AHEAD,
     ),
 )

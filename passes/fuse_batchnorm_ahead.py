@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from convc.ir.graph import Node, constant
+from convc.ir.graph import Node
 from convc.ir.patch import Draft, Patch
 from convc.ops.conv import has_prologue
 from convc.passes.affine import AFFINE, Affine, affine_input, constants_of, read_affine, why_infinite
 from convc.passes.base import Reject
 from convc.passes.driver import Rule
-from convc.passes.pattern import array, not_exclusive, operand, remade, sources, unknown_slots
+from convc.passes.pattern import array, new_constants, not_exclusive, operand, remade, unknown_slots
 from convc.types import Array
 
 
@@ -74,11 +74,7 @@ def _values(draft: Draft, conv: Node, affine: Affine) -> dict[str, Array]:
 
 
 def _rewrite(draft: Draft, match: Ahead) -> Patch:
-    made: dict[str, Node] = {}
-    for slot, value in match.values.items():
-        old = operand(draft, match.conv, slot)
-        name = draft.fresh_name(old.name if old is not None else f"{match.conv.name}.{slot}")
-        made[slot] = constant(name, value, source=sources(*filter(None, [old]), match.affine.node))
+    made = new_constants(draft, match.conv, match.values, match.affine.node)
     slots = {"x": match.affine.x, **made}
     return Patch(nodes=(*made.values(), remade(draft, match.conv, slots=slots, absorbed=[match.affine.node])))
 

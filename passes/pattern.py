@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from convc.ir.graph import Node, make_node
+from convc.ir.graph import Node, constant, make_node
 from convc.ir.patch import Draft, Patch
 from convc.ops import OPS
 from convc.types import Array
@@ -68,8 +68,9 @@ def remade(
     slots: Mapping[str, Node] | None = None,
     attrs: Mapping[str, Any] | None = None,
     absorbed: Iterable[Node] = (),
+    name: str | None = None,
 ) -> Node:
-    """`node` under its name with some slots and attributes replaced, and with the sources of what it absorbed."""
+    """`node` with some slots and attributes replaced, and with the sources of what it absorbed; its name stays."""
     operator = OPS[node.op]
     inputs = list(draft.operands(node))
     for slot, new in (slots or {}).items():
@@ -77,8 +78,18 @@ def remade(
         inputs += [None] * (index + 1 - len(inputs))
         inputs[index] = new
     return make_node(
-        node.op, node.name, inputs, {**node.attrs, **(attrs or {})}, source=sources(node, *absorbed)
+        node.op, name or node.name, inputs, {**node.attrs, **(attrs or {})}, source=sources(node, *absorbed)
     )  # fmt: skip
+
+
+def new_constants(draft: Draft, node: Node, values: Mapping[str, Array], *absorbed: Node) -> dict[str, Node]:
+    """Constants for some of a node's slots, named after what was there, with the sources of what they came from."""
+    made: dict[str, Node] = {}
+    for slot, value in values.items():
+        old = operand(draft, node, slot)
+        name = draft.fresh_name(old.name if old is not None else f"{node.name}.{slot}")
+        made[slot] = constant(name, value, source=sources(*filter(None, [old]), *absorbed))
+    return made
 
 
 def replace_by(draft: Draft, node: Node, value: Node) -> Patch:

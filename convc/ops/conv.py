@@ -38,7 +38,7 @@ def check_epilogue(out: TensorType, channels: Size, types: Types, attrs: Attrs) 
 
 
 def has_prologue(inputs: Sequence[object], attrs: Attrs) -> bool:
-    """Whether a conv2d with these inputs and attributes maps x before it pads: zeros around x are then not its zeros."""
+    """Whether a conv2d with these inputs and attributes maps x ahead of its padding."""
     return attrs["prologue"] is not None or any(optional(inputs, index) is not None for index in (4, 5))
 
 

@@ -88,7 +88,9 @@ def _panel(out: Writer, spec: ConvSpec, isa: Isa, cols: int, parameters: str) ->
         out("yp = image * y_image + row * y_row + line * y_wrap + col * y_step", "y_gap = y_wrap - wrap * y_step")
         if spec.residual:
             out("rp = image * r_image + row * r_row + line * r_wrap + col * r_step", "r_gap = r_wrap - wrap * r_step")
-        out("wp = weights")
+        # a tile of each of the first `cols` pixels fetches its share of the next block's weights, which follow this one's
+        out("wp = weights", "turn = i - part * panel")
+        out(f"ahead = K * {cols * isa.lanes * 4} + turn * 64 if turn < {cols * isa.lanes // 16} else 0")
         half = (spec.rows + 1) // 2
         if spec.rows > 1:
             with out.block(f"if count > {half}"):
@@ -105,7 +107,7 @@ def _tile(out: Writer, spec: ConvSpec, isa: Isa, rows: int, cols: int, step: str
     fma = "tile_fma" if spec.mode == "dense" else "tile_fma_lanes"
     out(f"{acc} = tile_bias(b, {rows}, {cols}, {isa.lanes})")
     with out.block("for k in range(K)"):
-        out(f"{acc} = {fma}({acc}, xp + load_i32(table, k) * 4, {step}, wp)", f"wp += {cols * isa.lanes * 4}")
+        out(f"{acc} = {fma}({acc}, xp + load_i32(table, k) * 4, {step}, wp, ahead)", f"wp += {cols * isa.lanes * 4}")
     if spec.residual:
         out(f"{acc} = tile_add({acc}, r, rt, rp, r_step, col, wrap, r_gap)")
     if spec.activation:

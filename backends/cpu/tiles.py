@@ -58,11 +58,11 @@ def tile_bias(typingctx: Any, address: Any, rows: Any, cols: Any, lanes: Any) ->
     return kind(types.int64, rows, cols, lanes), codegen
 
 
-def _prefetch(builder: Any, address: Value, offset: int) -> None:
-    """Ask for a line that will be read soon, into the first-level cache."""
+def _prefetch(builder: Any, address: Value, offset: int, level: int = 3) -> None:
+    """Ask for a line that will be read soon, into the first-level cache (3) or the second (2)."""
     where = pointer(builder, address, I8, offset)
     fetch = function(builder, "llvm.prefetch.p0i8", ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
-    builder.call(fetch, [where, I32(0), I32(3), I32(1)])
+    builder.call(fetch, [where, I32(0), I32(level), I32(1)])
 
 
 def _weights(builder: Any, kind: Tile, address: Value) -> list[Value]:
@@ -80,33 +80,35 @@ def _multiply_add(builder: Any, kind: Tile, tile: Value, pixels: Sequence[Value]
 
 
 @intrinsic(prefer_literal=True)
-def tile_fma(typingctx: Any, tile: Any, x: Any, step: Any, w: Any) -> Any:
-    """tile[p, q] += float at (x + p * step) * vector q at w. `step` is in bytes."""
+def tile_fma(typingctx: Any, tile: Any, x: Any, step: Any, w: Any, ahead: Any) -> Any:
+    """tile[p, q] += float at (x + p * step) * vector q at w. `step` is in bytes; the line at w + ahead is fetched."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Sequence[Value]) -> Value:
         weights = _weights(builder, tile, args[3])
+        _prefetch(builder, builder.add(args[3], args[4]), 0, 2)
         pixels = [
             splat(builder, builder.load(_row_pointer(builder, args[1], F32, p, step, args[2]), align=4), tile.lanes)
             for p in range(tile.rows)
         ]
         return _multiply_add(builder, tile, args[0], pixels, weights)
 
-    return tile(tile, types.int64, step, types.int64), codegen
+    return tile(tile, types.int64, step, types.int64, types.int64), codegen
 
 
 @intrinsic(prefer_literal=True)
-def tile_fma_lanes(typingctx: Any, tile: Any, x: Any, step: Any, w: Any) -> Any:
-    """tile[p, q] += vector at (x + p * step) * vector q at w: every lane keeps to itself. `step` is in bytes."""
+def tile_fma_lanes(typingctx: Any, tile: Any, x: Any, step: Any, w: Any, ahead: Any) -> Any:
+    """tile[p, q] += vector at (x + p * step) * vector q at w: every lane keeps to itself. The rest as in tile_fma."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Sequence[Value]) -> Value:
         weights = _weights(builder, tile, args[3])
+        _prefetch(builder, builder.add(args[3], args[4]), 0, 2)
         kind = vector(tile.lanes)
         pixels = [
             builder.load(_row_pointer(builder, args[1], kind, p, step, args[2]), align=4) for p in range(tile.rows)
         ]
         return _multiply_add(builder, tile, args[0], pixels, weights)
 
-    return tile(tile, types.int64, step, types.int64), codegen
+    return tile(tile, types.int64, step, types.int64, types.int64), codegen
 
 
 def _row_pointer(builder: Any, x: Value, kind: Any, row: int, step: Any, value: Value) -> Value:

@@ -14,6 +14,7 @@ from convc.dims import Dim, Size
 from convc.errors import LimitError, ModelError
 from convc.frontends.onnx.known import Known, check_size
 from convc.frontends.onnx.tensors import TensorReader
+from convc.frontends.scales import FIX_SIZES
 from convc.ir.graph import Node, constant, make_node
 from convc.limits import Limits
 from convc.ops.base import normal_axis
@@ -24,7 +25,6 @@ Importer = Callable[["Call"], Result]
 Evaluator = Callable[["Call"], "Known | Sequence[Known] | Value"]
 _V = TypeVar("_V", int, float, str)
 _INFERENCE = "export in inference mode, without masks, indices or statistics as outputs"
-FIX_SIZES = 'fix the sizes, as in input_shapes={"x": (1, 3, 224, 224)}'
 
 
 @dataclass

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from convc.dims import Dim, Size
 from convc.errors import ModelError
-from convc.frontends.onnx.context import FIX_SIZES, Call, Importer
+from convc.frontends.onnx.context import Call, Importer
+from convc.frontends.scales import FIX_SIZES
 from convc.ir.graph import Node
 from convc.types import same_padding
 

@@ -6,7 +6,8 @@ import numpy as np
 
 from convc.dims import Dim
 from convc.errors import ModelError
-from convc.frontends.onnx.context import FIX_SIZES, Call, Importer
+from convc.frontends.onnx.context import Call, Importer
+from convc.frontends.scales import FIX_SIZES
 from convc.ir.graph import Node
 from convc.ops.base import normal_axis
 from convc.types import DType, product

@@ -6,37 +6,12 @@ import math
 from collections.abc import Sequence
 from fractions import Fraction
 
-import numpy as np
-
-from convc.dims import Dim, Size
+from convc.dims import Size
 from convc.errors import ModelError
-from convc.frontends.onnx.context import FIX_SIZES, Call, Importer, listed
+from convc.frontends.onnx.context import Call, Importer, listed
+from convc.frontends.scales import FIX_SIZES, scale_between, scaled_size
 from convc.ir.graph import Node
 from convc.ops.base import normal_axis
-
-_LARGEST_DENOMINATOR = 1 << 12
-
-
-def scaled_size(size: Size, scale: float) -> Size:
-    """floor(size * scale), the product rounded to f32 as runtimes do; exact for a symbolic size."""
-    if not isinstance(size, Dim):
-        return int(np.floor(np.float32(size) * np.float32(scale)))
-    fraction = Fraction(scale)
-    if fraction.denominator > _LARGEST_DENOMINATOR:
-        raise ModelError(f"scale {scale} of symbolic size {size} is no simple fraction", hint=FIX_SIZES)
-    return size * fraction.numerator // fraction.denominator
-
-
-def _scale_of(old: Size, new: Size) -> float:
-    if isinstance(old, int) and isinstance(new, int):
-        return new / old
-    ratio = new // old
-    if isinstance(ratio, int) and ratio and old * ratio == new:
-        return float(ratio)
-    ratio = old // new if new != 0 else 0
-    if isinstance(ratio, int) and ratio and new * ratio == old:
-        return 1 / ratio
-    raise ModelError(f"the scale from size {old} to {new} is not fixed", hint=FIX_SIZES)
 
 
 def _mode(call: Call) -> str:
@@ -108,7 +83,7 @@ def _resize(call: Call) -> Node:
         _expect_count(x, target, "sizes", axes)
         target = _keep_aspect(call, [x.type.shape[a] for a in axes], target)
         for axis, new in zip(axes, target, strict=True):
-            scales[axis] = 1.0 if new == size[axis] else _scale_of(size[axis], new)
+            scales[axis] = 1.0 if new == size[axis] else scale_between(size[axis], new)
             size[axis] = new
         policy = call.text("keep_aspect_ratio_policy", "stretch")
         if policy != "stretch":
@@ -121,7 +96,7 @@ def _resize(call: Call) -> Node:
 
 
 def _aspect_scale(call: Call, x: Node, axes: Sequence[int], policy: str) -> float:
-    ratios = [_scale_of(x.type.shape[a], new) for a, new in zip(axes, call.sizes(3, "sizes"), strict=True)]
+    ratios = [scale_between(x.type.shape[a], new) for a, new in zip(axes, call.sizes(3, "sizes"), strict=True)]
     return min(ratios) if policy == "not_larger" else max(ratios)
 
 

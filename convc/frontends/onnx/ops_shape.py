@@ -10,8 +10,9 @@ import numpy as np
 from convc.dims import Dim, Size, concrete
 from convc.errors import ModelError
 from convc.frontends.onnx import evaluate
-from convc.frontends.onnx.context import FIX_SIZES, Call, Importer, listed
+from convc.frontends.onnx.context import Call, Importer, listed
 from convc.frontends.onnx.known import Known, at_least
+from convc.frontends.scales import FIX_SIZES
 from convc.ir.graph import Node
 from convc.ops.base import normal_axis
 from convc.types import DType, Shape, broadcast_shapes, product

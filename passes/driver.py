@@ -25,7 +25,7 @@ class Rule(Generic[M]):
 
     `match` is asked at nodes of the operators in `roots` (every one where empty). It returns None where the rule has
     nothing to do with the node, a Reject with a reason where it looks applicable and is not, and otherwise whatever
-    `rewrite` needs. `note` words the match for the record.
+    `rewrite` needs. `note` words the match for the record, `certificate` gives its figures.
     """
 
     name: str
@@ -33,6 +33,7 @@ class Rule(Generic[M]):
     match: Callable[[Draft, Node], M | Reject | None]
     rewrite: Callable[[Draft, M], Patch]
     note: Callable[[M], str] = lambda match: ""
+    certificate: Callable[[M], Mapping[str, float]] = lambda match: {}
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ def rewrite_to_fixed_point(graph: Graph, rules: tuple[Rule[Any], ...]) -> PassRe
             refusals.pop((rule.name, name), None)
             around = _neighbours(draft, node)
             applied = draft.apply(rule.rewrite(draft, found))
-            rewrites.append(Rewrite(rule.name, name, applied.removed, applied.added, rule.note(found)))
+            note, figures = rule.note(found), rule.certificate(found)
+            rewrites.append(Rewrite(rule.name, name, applied.removed, applied.added, note, figures))
             if len(rewrites) > limit:
                 raise ModelError(
                     f"rule {rule.name} is still rewriting {node} after {limit} steps", hint="leave this pass out"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from convc.passes.absorb_permutation import ABSORB_PERMUTATION
 from convc.passes.base import Numerics, Pass, PassRecord, PassResult, Reject, Rewrite
 from convc.passes.commute_pooling import COMMUTE_POOLING
 from convc.passes.eliminate_common import ELIMINATE_COMMON
@@ -9,11 +10,13 @@ from convc.passes.eliminate_dead import ELIMINATE_DEAD
 from convc.passes.eliminate_identity import ELIMINATE_IDENTITY
 from convc.passes.fold_constants import FOLD_CONSTANTS
 from convc.passes.fold_padding import FOLD_PADDING
+from convc.passes.fold_permutation import FOLD_PERMUTATION
 from convc.passes.fold_pool_padding import FOLD_POOL_PADDING
 from convc.passes.fuse_batchnorm import FUSE_BATCHNORM
 from convc.passes.fuse_epilogue import FUSE_EPILOGUE
 from convc.passes.fuse_prologue import FUSE_PROLOGUE
 from convc.passes.lower_batchnorm import LOWER_BATCHNORM
+from convc.passes.lower_channel_shuffle import LOWER_CHANNEL_SHUFFLE
 from convc.passes.manager import run_passes
 from convc.passes.widen_float16 import WIDEN_FLOAT16
 
@@ -25,6 +28,9 @@ PASSES: dict[str, Pass] = {
         FOLD_CONSTANTS,
         ELIMINATE_IDENTITY,
         ELIMINATE_COMMON,
+        LOWER_CHANNEL_SHUFFLE,
+        FOLD_PERMUTATION,
+        ABSORB_PERMUTATION,
         FOLD_PADDING,
         FOLD_POOL_PADDING,
         FUSE_BATCHNORM,
@@ -42,6 +48,8 @@ PIPELINES: dict[str, tuple[str, ...]] = {
         "fold_constants",
         "eliminate_identity",
         "eliminate_common",
+        "lower_channel_shuffle",
+        "fold_permutation",
         "fold_padding",
         "fuse_batchnorm",
         # A pad may only now stand before a convolution.
@@ -52,6 +60,8 @@ PIPELINES: dict[str, tuple[str, ...]] = {
         "fuse_prologue",
         "lower_batchnorm",
         "fuse_epilogue",
+        "fold_permutation",
+        "absorb_permutation",
         # Fusing leaves new constants, and operators that have become equal.
         "fold_constants",
         "eliminate_identity",

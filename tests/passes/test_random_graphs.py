@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 import pytest
 from support import assert_same_outputs
 
@@ -67,7 +68,8 @@ class Maker:
     def operator(self) -> Node:
         make = self.random.choice(
             [self.conv, self.conv, self.conv, self.transposed, self.norm, self.norm, self.activation, self.activation,
-             self.addition, self.addition, self.scale, self.pad, self.pool, self.nothing, self.move, self.arithmetic]
+             self.addition, self.addition, self.scale, self.pad, self.pool, self.nothing, self.move, self.arithmetic,
+             self.select, self.select, self.shuffle, self.shuffle, self.join, self.join, self.depthwise, self.gate]
         )  # fmt: skip
         return make(f"v{len(self.nodes)}", self.any_value())
 
@@ -130,6 +132,45 @@ class Maker:
         a = self.weight((self.sizes(x)[1], 1, 1))
         product = self.keep(make_node("mul", f"{name}.c", [a, a]))
         return make_node("mul", name, [x, product])
+
+    def select(self, name: str, x: Node) -> Node:
+        """Some channels of x, in some order, by a slice or by indices."""
+        channels = self.sizes(x)[1]
+        if self.random.random() < 0.4:
+            start, step = self.random.randrange(channels), self.random.choice([1, 1, 2, -1])
+            stop = self.random.randint(start + 1, channels) if step > 0 else -1
+            return make_node("slice", name, [x], {"axis": 1, "start": start, "stop": stop, "step": step})
+        index = self.random.sample(range(-channels, 0) if self.random.random() < 0.2 else range(channels), channels)
+        index = index[: self.random.choice([channels, channels, 2])]
+        if self.random.random() < 0.1:
+            index.append(index[0])
+        indices = self.keep(constant(f"{name}.i", np.array(index, np.int64)))
+        return make_node("gather", name, [x, indices], {"axis": self.random.choice([1, -3])})
+
+    def shuffle(self, name: str, x: Node) -> Node:
+        channels = self.sizes(x)[1]
+        groups = self.random.choice([g for g in range(1, channels + 1) if channels % g == 0])
+        return make_node("channel_shuffle", name, [x], {"groups": groups})
+
+    def join(self, name: str, x: Node) -> Node:
+        others = [v for v in self.values if v.type.shape[2:] == x.type.shape[2:] and self.sizes(v)[1] <= 6]
+        parts = self.random.sample([x, *self.random.choices(others or [x], k=self.random.choice([1, 1, 2]))], 2)
+        return make_node("concat", name, parts, {"axis": 1})
+
+    def depthwise(self, name: str, x: Node) -> Node:
+        channels = self.sizes(x)[1]
+        twice = self.random.choice([1, 1, 2]) if channels <= 4 else 1
+        inputs = [x, self.weight((channels * twice, 1, 3, 3))]
+        inputs += [self.weight((channels * twice,))] if self.random.random() < 0.5 else []
+        return make_node("conv2d", name, inputs, {"groups": channels, "padding": (1, 1, 1, 1)})
+
+    def gate(self, name: str, x: Node) -> Node:
+        """x times a sigmoid of its means."""
+        mean = self.keep(make_node("global_avg_pool", f"{name}.mean", [x]))
+        if self.random.random() < 0.5:
+            channels = self.sizes(x)[1]
+            mean = self.keep(make_node("conv2d", f"{name}.fc", [mean, self.weight((channels, channels, 1, 1))]))
+        return make_node("mul", name, [x, self.keep(make_node("sigmoid", f"{name}.gate", [mean]))])
 
     @staticmethod
     def sizes(x: Node) -> tuple[int, int, int, int]:

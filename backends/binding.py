@@ -19,7 +19,7 @@ from convc.errors import LimitError
 from convc.limits import Limits
 from convc.types import Array
 
-NUMBER, ARENA, TABLES, FIRST_PACKED = 0, 1, 2, 3
+NUMBER, ARENA, TABLES, SCRATCH, FIRST_PACKED = 0, 1, 2, 3, 4
 SLACK = 1 << 16
 """Bytes around the arena that a register tile at a row's end may read, and ignores."""
 
@@ -70,8 +70,11 @@ class Binding:
         sizes: Mapping[str, int],
         arguments: Mapping[str, Callable[[Step, Binding], Sequence[Word]]],
         limits: Limits,
+        threads: int = 1,
     ) -> None:
         self.program = program
+        self.threads = threads
+        self.scratch_bytes = 0
         self.sizes = dict(sizes)
         self.memory: MemoryPlan = plan_memory(program, sizes)
         if self.memory.total > limits.arena_bytes:
@@ -130,6 +133,12 @@ class Binding:
         if buffer.place == "constant":
             return self.constant(buffer.packed)
         return Address(ARENA, SLACK + self.memory.offsets[plain.buffer])
+
+    def scratch(self, count: int) -> tuple[Address, int]:
+        """Memory of `count` bytes for each thread during one step, and the bytes from a thread's to the next one's."""
+        every = -(-count // ALIGNMENT) * ALIGNMENT
+        self.scratch_bytes = max(self.scratch_bytes, every * self.threads)
+        return Address(SCRATCH, 0), every
 
     def constant(self, name: str) -> Address:
         """Where a packed constant starts."""

@@ -19,7 +19,15 @@ Progress = Callable[[str, int, int], None]
 KERNELS_A_PROCESS = 4
 """A further process takes as long to start as two or three kernels take to compile."""
 MOST_PROCESSES = 7
-GENERATOR_FILES = ("primitives.py", "tiles.py", "vecmath.py", "runtime_primitives.py", "jit.py")
+GENERATOR_FILES = (
+    "primitives.py",
+    "tiles.py",
+    "vecmath.py",
+    "winograd_primitives.py",
+    "winograd_points.py",
+    "runtime_primitives.py",
+    "jit.py",
+)
 
 
 @cache

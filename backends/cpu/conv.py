@@ -88,7 +88,7 @@ def _panel(out: Writer, spec: ConvSpec, isa: Isa, cols: int, parameters: str) ->
         out("yp = image * y_image + row * y_row + line * y_wrap + col * y_step", "y_gap = y_wrap - wrap * y_step")
         if spec.residual:
             out("rp = image * r_image + row * r_row + line * r_wrap + col * r_step", "r_gap = r_wrap - wrap * r_step")
-        # a tile of each of the first `cols` pixels fetches its share of the next block's weights, which follow this one's
+        # the first pixel tiles each fetch a share of the next block's weights, which follow this block's
         out("wp = weights", "turn = i - part * panel")
         out(f"ahead = K * {cols * isa.lanes * 4} + turn * 64 if turn < {cols * isa.lanes // 16} else 0")
         half = (spec.rows + 1) // 2

@@ -10,7 +10,7 @@ import numpy as np
 
 from convc.backends.assemble import Assembler
 from convc.backends.binding import SLACK, Binding, Word, offsets_table
-from convc.backends.cpu import conv
+from convc.backends.cpu import conv, winograd
 from convc.backends.cpu.activations import float32, float_word, function_of
 from convc.backends.cpu.channels import (
     Channels,
@@ -65,6 +65,11 @@ def lower_conv2d(asm: Assembler, node: Node, isa: Isa) -> None:
     narrow = groups == 1 and width * 2 <= isa.lanes and not asm.has_planes(x_name)
     x = mapped or asm.planes(x_name, 1 if narrow else None)
     channels, residual = _match(asm, node, x, out, width * groups, groups, isa)
+    if channels.mode == "dense" and x.lanes == isa.lanes and winograd.eligible(node, (height, breadth), groups):
+        pixels = concrete(node.type.shape[0] * node.type.shape[2] * node.type.shape[3], asm.graph.nominal)
+        if winograd.pays(isa, width, out, pixels):
+            _append_winograd(asm, node, isa, x, residual, channels, weights)
+            return
     asm.need_halo(x, (top, left, bottom, right))
     taps, order = make_taps(
         x, channels, [(r, s, r * dh - top, s * dw - left) for r in range(height) for s in range(breadth)], breadth
@@ -77,6 +82,27 @@ def lower_conv2d(asm: Assembler, node: Node, isa: Isa) -> None:
     )
     _append(asm, node, isa, x, y, residual, channels, taps, order, packed, step, node.attrs["stride"], flat)
     asm.define(y)
+
+
+def _append_winograd(
+    asm: Assembler, node: Node, isa: Isa, x: Planes, residual: Planes | None, channels: Channels, weights: Array
+) -> None:
+    taps, order = make_taps(x, channels, [(0, 0, 0, 0)], 1)
+    y = asm.new_planes(node.name, node.type, places=channels.places)
+    activation: Activation | None = node.attrs["activation"]
+    function, params = function_of(activation) if activation is not None else ("", ())
+    bias = _bias(asm, node, channels)
+    winograd.append(asm, node, isa, x, y, residual, channels, taps, order, weights, bias, function, params)
+    asm.define(y)
+
+
+def _bias(asm: Assembler, node: Node, channels: Channels) -> Array:
+    """The bias of every lane of every block, 0 where the node has none."""
+    bias = np.zeros(channels.slots.size, np.float32)
+    if node.input("b") is not None:
+        filled = channels.slots.reshape(-1)
+        bias[filled >= 0] = _constant(asm, node, "b")[filled[filled >= 0]]
+    return bias
 
 
 def lower_linear(asm: Assembler, node: Node, isa: Isa) -> None:
@@ -211,13 +237,9 @@ def _append(
     columns = order[..., 0] * taps_in_kernel + order[..., 1] if order.ndim == 3 else order
     count = channels.slots.size * columns.shape[1]
     packed = asm.pack_later(f"{node.name}.w", count, lambda: pack_weights(weights, channels, columns, tile[1]))
-    bias = np.zeros(channels.slots.size, np.float32)
-    if node.input("b") is not None:
-        filled = channels.slots.reshape(-1)
-        bias[filled >= 0] = _constant(asm, node, "b")[filled[filled >= 0]]
     call = ConvCall(
         spec, taps, stride, height, width, start, every, channels.group_blocks, packed,
-        asm.pack(f"{node.name}.b", bias), params,
+        asm.pack(f"{node.name}.b", _bias(asm, node, channels)), params,
     )  # fmt: skip
     reads = (x, residual) if residual is not None else (x,)
     facts: dict[str, Any] = {"call": call}

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from convc.backends.aligned import aligned_bytes
-from convc.backends.binding import ARENA, TABLES, Binding
+from convc.backends.binding import ARENA, SCRATCH, TABLES, Binding
 from convc.backends.cpu import team as teams
 from convc.backends.cpu.driver import DRIVERS
 from convc.backends.cpu.lower import ARGUMENTS
@@ -19,6 +19,8 @@ from convc.types import Array
 
 PLANS = 8
 """Plans that are kept: the most recently used sizes."""
+STEP_BYTES = 24
+"""From one step's entry to the next in what the driver walks."""
 
 
 class Executable:
@@ -49,7 +51,7 @@ class Executable:
         with self._lock:
             found = self._plans.get(key)
             if found is None:
-                found = _Plan(Binding(self.program, sizes, ARGUMENTS, self._limits), self._addresses)
+                found = _Plan(Binding(self.program, sizes, ARGUMENTS, self._limits, self.threads), self._addresses)
                 self._plans[key] = found
                 if len(self._plans) > PLANS:
                     self._plans.popitem(last=False)
@@ -67,6 +69,26 @@ class Executable:
         team.run(context.steps_address, len(self.program.steps))
         plan.give_back(context)
         return outputs
+
+    def stepper(self, inputs: Sequence[Array], sizes: Mapping[str, int]) -> Stepper:
+        """One inference on one thread, taken apart into its steps."""
+        return Stepper(self.plan(sizes), inputs, len(self.program.steps), self._driver)
+
+
+class Stepper:
+    """Calls the steps of one inference one by one, on this thread. In order, they compute the outputs."""
+
+    def __init__(self, plan: _Plan, inputs: Sequence[Array], steps: int, driver: teams.Driver) -> None:
+        self.steps = steps
+        self.outputs = [np.empty(shape, dtype) for shape, dtype in plan.outputs]
+        self._inputs = list(inputs)
+        self._context = _Context(plan)
+        self._context.point_at(self._inputs, self.outputs)
+        self._walk = driver.walk
+
+    def run(self, first: int, count: int) -> None:
+        """Run `count` steps from the one of index `first`."""
+        self._walk(self._context.steps_address + STEP_BYTES * first, count, 0, 0, 1)
 
 
 class _Plan:
@@ -102,6 +124,8 @@ class _Context:
         self._bases: Ints = np.zeros(bound.segments, np.int64)
         self._bases[ARENA] = self.arena.ctypes.data
         self._bases[TABLES] = plan.tables.ctypes.data
+        self.scratch = aligned_bytes(bound.scratch_bytes)
+        self._bases[SCRATCH] = self.scratch.ctypes.data
         for segment, name in bound.packed_segments():
             self._bases[segment] = bound.program.packed[name].ctypes.data
         self._words = bound.words + self._bases[bound.kinds]

@@ -28,11 +28,11 @@ def _lower(name: str, source: str, isa: Isa) -> tuple[Any, Any]:
     import llvmlite.binding as llvm
     from numba import cfunc, types
 
-    from convc.backends.cpu import primitives, runtime_primitives, tiles, vecmath
+    from convc.backends.cpu import primitives, runtime_primitives, tiles, vecmath, winograd_primitives
     from convc.backends.cpu.link import initialize
 
     initialize()
-    parts = (primitives, tiles, vecmath, runtime_primitives)
+    parts = (primitives, tiles, vecmath, winograd_primitives, runtime_primitives)
     space: dict[str, Any] = {name: one for part in parts for name, one in part.VOCABULARY.items()}
     exec(compile(source, f"<kernel {name}>", "exec"), space)
     arity = source[source.index("(") + 1 : source.index(")")].count(",") + 1
@@ -44,6 +44,9 @@ def _lower(name: str, source: str, isa: Isa) -> tuple[Any, Any]:
         text = re.sub(r"^(attributes #\d+ = \{)", rf'\1 "tune-cpu"="{isa.tune}"', text, flags=re.MULTILINE)
     text = re.sub(rf'@"?{re.escape(kernel.native_name)}"?(?=\W)', f"@{name}", text)
     module = llvm.parse_assembly(text)
+    foreign = [f.name for f in module.functions if f.is_declaration and f.name.startswith(("Py", "numba_", "NRT_"))]
+    if foreign:  # object code must run where there is no Numba, and without the interpreter's lock
+        raise RuntimeError(f"kernel {name} calls {', '.join(foreign)}")
     target = llvm.Target.from_default_triple()
     machine = target.create_target_machine(cpu=isa.cpu, opt=3)
     module.triple = target.triple

@@ -18,6 +18,7 @@ from convc.backends.cpu import (
     reductions,
     resampling,
     shaping,
+    winograd,
 )  # fmt: skip
 from convc.backends.cpu.isa import Isa
 from convc.backends.program import Buffer, Ints, Plain, Program, Step
@@ -55,7 +56,8 @@ LOWER: dict[str, Lower] = {
 }  # fmt: skip
 
 ARGUMENTS: Mapping[str, Callable[[Step, Binding], Sequence[Word]]] = {
-    "conv": convolution.arguments, "pack": moves.pack_arguments, "unpack": moves.unpack_arguments,
+    "conv": convolution.arguments, "winograd": winograd.arguments, "pack": moves.pack_arguments,
+    "unpack": moves.unpack_arguments,
     "relayout": moves.relayout_arguments, "clear_halo": moves.clear_halo_arguments,
     "index_copy": moves.index_copy_arguments, "map_planes": maps.planes_arguments,
     "map_plain": maps.plain_arguments, "map_scalar": maps.scalar_arguments, "pool": pooling.pool_arguments,

@@ -1,0 +1,158 @@
+"""The vocabulary of emitted kernels, part four: the transforms of Winograd's convolution F(m x m, 3 x 3).
+
+Y = A^T [(G g G^T) * (B^T d B)] A for an m x m tile of outputs from (m + 2) x (m + 2) inputs; every step works on
+vectors of channels. Source: Lavin & Gray 2016.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numba import types
+from numba.extending import intrinsic
+
+from convc.backends.cpu.primitives import I64, Tile, Value, fma, literal, load_vector, pointer, store_vector
+from convc.backends.cpu.tiles import tile_join, tile_parts
+from convc.backends.cpu.vecmath import const
+from convc.backends.cpu.winograd_points import Matrix, matrices
+
+
+def _combine(builder: Any, row: Sequence[float], vectors: Sequence[Value]) -> Value:
+    """The sum of row[i] * vectors[i], by additions where factors are one."""
+    total: Value = None
+    for factor, value in sorted(zip(row, vectors, strict=True), key=lambda term: term[0] != 1.0):
+        if factor == 0.0:
+            continue
+        if total is None:
+            total = value if factor == 1.0 else builder.fmul(value, const(value, factor))
+        elif factor == 1.0:
+            total = builder.fadd(total, value)
+        elif factor == -1.0:
+            total = builder.fsub(total, value)
+        else:
+            total = fma(builder, value, const(value, factor), total)
+    return total
+
+
+def _both_sides(builder: Any, matrix: Matrix, grid: Sequence[Sequence[Value]]) -> list[list[Value]]:
+    """Matrix @ grid @ matrix.T, columns first."""
+    columns = [[_combine(builder, row, [line[j] for line in grid]) for row in matrix] for j in range(len(grid[0]))]
+    return [[_combine(builder, row, [c[i] for c in columns]) for row in matrix] for i in range(len(matrix))]
+
+
+@intrinsic(prefer_literal=True)
+def winograd_input(typingctx: Any, x: Any, row: Any, v: Any, point: Any, m: Any, lanes: Any) -> Any:
+    """Transform the inputs at x (rows `row` bytes apart) and write the points to v, `point` bytes apart."""
+    size, width = literal(m, "m"), literal(lanes, "lanes")
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Sequence[Value]) -> Value:
+        n = size + 2
+        lines = [builder.add(args[0], builder.mul(args[1], I64(i))) for i in range(n)]
+        grid = [[load_vector(builder, line, width, j * width * 4) for j in range(n)] for line in lines]
+        done = _both_sides(builder, matrices(size)[2], grid)
+        for i in range(n):
+            for j in range(n):
+                at = builder.add(args[2], builder.mul(args[3], I64(i * n + j)))
+                store_vector(builder, done[i][j], at)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 4, m, lanes), codegen
+
+
+@intrinsic(prefer_literal=True)
+def winograd_output(typingctx: Any, source: Any, point: Any, bias: Any, m: Any, lanes: Any) -> Any:
+    """The m x m outputs of a tile, row by row, from points `point` bytes apart, plus the vector at `bias`."""
+    size, width = literal(m, "m"), literal(lanes, "lanes")
+    kind = Tile(size * size, 1, width)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Sequence[Value]) -> Value:
+        n = size + 2
+        grid = [
+            [load_vector(builder, builder.add(args[0], builder.mul(args[1], I64(i * n + j))), width) for j in range(n)]
+            for i in range(n)
+        ]
+        shift = load_vector(builder, args[2], width)
+        done = _both_sides(builder, matrices(size)[0], grid)
+        return tile_join(builder, kind, [builder.fadd(value, shift) for line in done for value in line])
+
+    return kind(*[types.int64] * 3, m, lanes), codegen
+
+
+@intrinsic
+def grid_store(typingctx: Any, tile: Any, y: Any, row: Any, rows: Any, cols: Any) -> Any:
+    """Write the first `rows` x `cols` of a square tile of pixels to y, rows `row` bytes apart."""
+    size = int(np.sqrt(tile.rows))
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Sequence[Value]) -> Value:
+        _, y, row, rows, cols = args
+        parts = tile_parts(builder, tile, args[0])
+        for i in range(size):
+            for j in range(size):
+                inside = builder.and_(builder.icmp_signed(">", rows, I64(i)), builder.icmp_signed(">", cols, I64(j)))
+                with builder.if_then(inside):
+                    at = builder.add(y, builder.add(builder.mul(row, I64(i)), I64(j * tile.lanes * 4)))
+                    store_vector(builder, parts[i * size + j], at)
+        return context.get_dummy_value()
+
+    return types.void(tile, *[types.int64] * 4), codegen
+
+
+@intrinsic
+def grid_add(typingctx: Any, tile: Any, r: Any, row: Any) -> Any:
+    """Add the square of pixels at r, rows `row` bytes apart."""
+    size = int(np.sqrt(tile.rows))
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Sequence[Value]) -> Value:
+        parts = tile_parts(builder, tile, args[0])
+        for index in range(size * size):
+            i, j = divmod(index, size)
+            at = builder.add(args[1], builder.add(builder.mul(args[2], I64(i)), I64(j * tile.lanes * 4)))
+            parts[index] = builder.fadd(parts[index], load_vector(builder, at, tile.lanes))
+        return tile_join(builder, tile, parts)
+
+    return tile(tile, types.int64, types.int64), codegen
+
+
+@intrinsic
+def points_store(typingctx: Any, tile: Any, to: Any, column: Any) -> Any:
+    """Write a tile column by column: row p of column q to `to` + q * column + p vectors."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Sequence[Value]) -> Value:
+        parts = tile_parts(builder, tile, args[0])
+        for index, part in enumerate(parts):
+            p, q = divmod(index, tile.cols)
+            at = builder.add(args[1], builder.add(builder.mul(args[2], I64(q)), I64(p * tile.lanes * 4)))
+            store_vector(builder, part, at)
+        return context.get_dummy_value()
+
+    return types.void(tile, types.int64, types.int64), codegen
+
+
+@intrinsic
+def store_i64(typingctx: Any, address: Any, index: Any, value: Any) -> Any:
+    """Write an int64 to address + 8 * index."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Sequence[Value]) -> Value:
+        builder.store(args[2], builder.gep(pointer(builder, args[0], I64), [args[1]]), align=8)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64), codegen
+
+
+@intrinsic(prefer_literal=True)
+def tile_zero(typingctx: Any, rows: Any, cols: Any, lanes: Any) -> Any:
+    """A tile of zeros."""
+    kind = Tile(literal(rows, "rows"), literal(cols, "cols"), literal(lanes, "lanes"))
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Sequence[Value]) -> Value:
+        return context.get_constant_null(kind)
+
+    return kind(rows, cols, lanes), codegen
+
+
+VOCABULARY: dict[str, Any] = {
+    "winograd_input": winograd_input, "winograd_output": winograd_output, "grid_store": grid_store,
+    "grid_add": grid_add, "points_store": points_store, "store_i64": store_i64, "tile_zero": tile_zero,
+}  # fmt: skip

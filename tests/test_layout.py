@@ -15,10 +15,13 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = {"convc": ROOT / "convc", "convc.passes": ROOT / "passes", "convc.backends": ROOT / "backends"}
 
+RIVALS = frozenset({"onnxruntime", "openvino", "ncnn", "torch", "onnx2torch"})
+"""Engines that convc is measured against, where they are installed."""
 BASE = {"base"}
 IR = BASE | {"ops", "ir"}
 SHARED = IR | {"backends"}
-EVERYTHING = SHARED | {"container", "frontends", "zoo", "data", "interp", "passes", "cpu", "model", "compiler", "cli"}
+STAGES = SHARED | {"container", "frontends", "zoo", "data", "interp", "passes", "cpu", "model", "compiler"}
+EVERYTHING = STAGES | {"measure", "report", "cli"}
 
 
 @dataclass(frozen=True)
@@ -43,8 +46,10 @@ ROOMS = {
     "backends": Room(("convc.backends",), IR | {"container"}),
     "cpu": Room(("convc.backends.cpu",), SHARED, frozenset({"numba", "llvmlite"})),
     # Loading and unpickling walk the last stages again, so these call the compiler, which calls them.
-    "model": Room(("convc.model", "convc.artifact"), SHARED | {"container", "interp", "passes", "compiler"}),
-    "compiler": Room(("convc.compiler", "convc.source"), EVERYTHING),
+    "model": Room(("convc.model", "convc.artifact"), SHARED | {"container", "interp", "passes", "compiler", "report"}),
+    "compiler": Room(("convc.compiler", "convc.source"), STAGES),
+    "measure": Room(("convc.measure",), STAGES, RIVALS | {"matplotlib"}),
+    "report": Room(("convc.report",), EVERYTHING - {"cli"}),
     "cli": Room(("convc.cli", "convc.__main__"), EVERYTHING, frozenset({"rich", "PIL"})),
 }
 ONE_FILE = {"networkx": "convc.ir.dag"}

@@ -14,6 +14,7 @@ import numpy as np
 from convc.cli.models import parse_shapes
 from convc.cli.output import note
 from convc.errors import Error, InputError
+from convc.measure.inputs import random_array
 from convc.types import Array
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
@@ -102,14 +103,6 @@ def _read(name: str, file: str, shape: tuple[int, ...], dtype: np.dtype[Any], ar
         f"input {name}: {file} is of no known kind",
         hint=f"use .npy, .npz, {', '.join(sorted(IMAGE_SUFFIXES))} or random",
     )
-
-
-def random_array(shape: Sequence[int], dtype: np.dtype[Any], seed: int) -> Array:
-    """Standard normal floats; zeros and ones for other dtypes, which are indices or masks."""
-    rng = np.random.default_rng(seed)
-    if np.issubdtype(dtype, np.floating):
-        return rng.standard_normal(shape, np.float32).astype(dtype)
-    return rng.integers(0, 2, shape).astype(dtype)
 
 
 def _load(file: str) -> Any:

@@ -1,0 +1,79 @@
+"""The facts of this machine that decide figures: versions, processor, threads, load."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from convc import __version__
+
+PACKAGES = (
+    "numpy", "numba", "llvmlite", "networkx", "onnx", "safetensors", "rich", "pillow", "onnxruntime", "openvino",
+    "ncnn", "torch", "matplotlib",
+)  # fmt: skip
+
+
+def environment() -> dict[str, Any]:
+    """The facts as plain JSON values. `load` is the number of running processes over the last minute, where known."""
+    from convc.backends.cpu.isa import available
+    from convc.backends.cpu.team import default_threads
+    from convc.backends.store import store
+
+    return {
+        "convc": __version__,
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "processor": processor(),
+        "instruction_sets": list(available()),
+        "threads": default_threads(),
+        "load": load(),
+        "store": str(store().folder),
+        "packages": {name: version_of(name) for name in PACKAGES},
+    }
+
+
+def version_of(package: str) -> str | None:
+    """The installed version, None where there is none."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def processor() -> str:
+    """The processor's name, as far as the system tells it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def load() -> float | None:
+    """The load average of the last minute."""
+    try:
+        return round(os.getloadavg()[0], 2)
+    except (OSError, AttributeError):
+        return None
+
+
+def peak_memory() -> int | None:
+    """The most memory that this process has held, in bytes; None where the system does not tell.
+
+    Not getrusage, whose figure a process inherits from the one that started it.
+    """
+    try:
+        for line in Path("/proc/self/status").read_text("ascii", "replace").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return None
+
+
+__all__ = ["environment", "load", "peak_memory", "processor", "version_of"]

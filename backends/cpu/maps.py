@@ -22,7 +22,7 @@ SCALAR: dict[str, str] = {
     "greater_or_equal": "1 if x0 >= x1 else 0", "logical_and": "1 if x0 != 0 and x1 != 0 else 0",
     "logical_or": "1 if x0 != 0 or x1 != 0 else 0", "logical_not": "1 if x0 == 0 else 0",
     "where": "x1 if x0 != 0 else x2", "neg": "-x0", "abs": "-x0 if x0 < 0 else x0", "cast": "x0",
-    "to_bool": "1 if x0 != 0 else 0", "to_int": "int(x0)",
+    "to_bool": "1 if x0 != 0 else 0", "to_int": "whole(x0)",
     "div": "x0 // x1 if (x0 < 0) == (x1 < 0) else -(-x0 // x1)", "true_div": "x0 / x1", "floor_div": "x0 // x1",
     "mod": "x0 % x1", "fmod": "x0 % x1 if (x0 < 0) == (x1 < 0) else -(-x0 % x1)",
 }  # fmt: skip

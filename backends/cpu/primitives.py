@@ -160,6 +160,18 @@ def _scalar_access(name: str) -> tuple[Any, Any]:
 
 
 @intrinsic
+def whole(typingctx: Any, value: Any) -> Any:
+    """A number as int64, without its fraction. (`int` of Numba may raise, for which it calls the interpreter.)"""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Sequence[Value]) -> Value:
+        if isinstance(value, types.Float):
+            return builder.fptosi(args[0], I64)
+        return builder.sext(args[0], I64) if value.signed else builder.zext(args[0], I64)
+
+    return types.int64(value), codegen
+
+
+@intrinsic
 def copy_bytes(typingctx: Any, to: Any, source: Any, count: Any) -> Any:
     """Copy `count` bytes; the ranges do not overlap."""
 
@@ -299,7 +311,7 @@ def vec_lane(typingctx: Any, value: Any, lane: Any) -> Any:
 
 
 VOCABULARY: dict[str, Any] = {
-    "load_i64": load_i64, "load_i32": load_i32, "copy_bytes": copy_bytes, "zero_bytes": zero_bytes,
+    "load_i64": load_i64, "load_i32": load_i32, "whole": whole, "copy_bytes": copy_bytes, "zero_bytes": zero_bytes,
     "vec_load": vec_load, "vec_splat": vec_splat, "vec_of": vec_of, "vec_store": vec_store,
     "vec_load_first": vec_load_first, "vec_store_first": vec_store_first, "vec_keep_first": vec_keep_first,
     "vec_lane": vec_lane, "vec_fma": vec_fma,

@@ -133,7 +133,7 @@ def emit_gather(isa: Isa, kind: str) -> tuple[str, str]:
     out = Writer(f"gather_{kind}__{isa.name}", ["x", "index", "y", "outer", "axis", "run", "count"], "plain")
     width = {"8": 1, "6": 2, "2": 4, "4": 8}[kind[-1]]
     with out.share("outer * count", "item"):
-        out("o = item // count", f"k = int(get_{kind}(index + (item - o * count) * {width}))", "if k < 0: k += axis")
+        out("o = item // count", f"k = whole(get_{kind}(index + (item - o * count) * {width}))", "if k < 0: k += axis")
         out("if k < 0: k = 0", "if k >= axis: k = axis - 1")
         out("copy_bytes(y + item * run, x + (o * axis + k) * run, run)")
     return out.finish()

@@ -24,6 +24,11 @@ def compile_assembly(name: str, source: str, isa: Isa) -> str:
     return str(machine.emit_assembly(module))
 
 
+def compile_llvm(name: str, source: str, isa: Isa) -> str:
+    """The LLVM IR of one kernel, as the target machine gets it, to read."""
+    return str(_lower(name, source, isa)[1])
+
+
 def _lower(name: str, source: str, isa: Isa) -> tuple[Any, Any]:
     import llvmlite.binding as llvm
     from numba import cfunc, types

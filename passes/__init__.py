@@ -18,6 +18,9 @@ from convc.passes.fuse_prologue import FUSE_PROLOGUE
 from convc.passes.lower_batchnorm import LOWER_BATCHNORM
 from convc.passes.lower_channel_shuffle import LOWER_CHANNEL_SHUFFLE
 from convc.passes.manager import run_passes
+from convc.passes.merge_branches import MERGE_BRANCHES
+from convc.passes.merge_consecutive import MERGE_CONSECUTIVE
+from convc.passes.merge_siblings import MERGE_SIBLINGS
 from convc.passes.widen_float16 import WIDEN_FLOAT16
 
 PASSES: dict[str, Pass] = {
@@ -34,10 +37,13 @@ PASSES: dict[str, Pass] = {
         FOLD_PADDING,
         FOLD_POOL_PADDING,
         FUSE_BATCHNORM,
+        MERGE_BRANCHES,
+        MERGE_CONSECUTIVE,
         COMMUTE_POOLING,
         FUSE_PROLOGUE,
         LOWER_BATCHNORM,
         FUSE_EPILOGUE,
+        MERGE_SIBLINGS,
     )
 }
 """Every pass, by name."""
@@ -55,11 +61,15 @@ PIPELINES: dict[str, tuple[str, ...]] = {
         # A pad may only now stand before a convolution.
         "fold_padding",
         "fold_pool_padding",
+        "merge_branches",
+        "merge_consecutive",
         # Ahead of the prologue, which would stand between.
         "commute_pooling",
         "fuse_prologue",
         "lower_batchnorm",
         "fuse_epilogue",
+        # Epilogues would stay behind the slices.
+        "merge_siblings",
         "fold_permutation",
         "absorb_permutation",
         # Fusing leaves new constants, and operators that have become equal.

@@ -2,7 +2,7 @@
 
     graph.txt             the graph after its passes             weights.safetensors   constants by digest
     records.json          the account of the passes              packed.safetensors    constants as kernels read them
-    kernels/KEY.o         object code by the kernel store's key
+    stages.json           the graph before and after each pass   kernels/KEY.o         object code by the store's key
 
 Packed constants serve the instruction set and the version of the backends that made them; elsewhere they are made again
 from the weights. Object code is linked only where the caller trusts the file.
@@ -42,9 +42,10 @@ def save(model: CompiledModel, path: str | os.PathLike[str]) -> None:
     members: dict[str, Any] = {
         "graph.txt": str(model.graph).encode(),
         "records.json": json.dumps([record.to_json() for record in model.records]).encode(),
+        **({"stages.json": json.dumps(model.stages.to_json()).encode()} if model.stages is not None else {}),
         "weights.safetensors": write_tensors({tensor.digest: tensor.array for tensor in tensors}),
         "packed.safetensors": write_tensors({_PACKED + name: array for name, array in program.packed.items()}),
-        **{f"kernels/{key}.o": code for key, code in objects.items()},
+        **{f"kernels/{key}.o": code for key, code in sorted(objects.items())},
     }
     facts = {
         "convc": __version__,
@@ -67,6 +68,7 @@ def load(
     from convc.compiler import build_runnable
     from convc.model import CompiledModel, Options
     from convc.passes.base import PassRecord
+    from convc.passes.stages import Stages
 
     limits = limits or Limits()
     label = os.fspath(path)
@@ -74,6 +76,10 @@ def load(
     try:
         text = str(found.member("graph.txt"), "utf-8")
         records = [PassRecord.from_json(record) for record in read_json(found.member("records.json"))]
+        kept = read_json(found.member("stages.json")) if "stages.json" in found.names else None
+        stages = Stages.from_json(kept) if kept is not None else None
+        if stages is not None and len(stages.at) != len(records) + 1:
+            raise ValueError("the stages do not fit the records")
         target, built_for = str(found.facts["target"]), str(found.facts["built_for"])
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ModelError(f"{label} was not written by convc ({error})", hint="compile the model again") from error
@@ -91,7 +97,7 @@ def load(
         code=code if trust_code else None,
         built_for=built_for,
     )
-    return CompiledModel(graph, records, options, runnable)
+    return CompiledModel(graph, records, options, runnable, stages)
 
 
 @cache

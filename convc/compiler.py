@@ -13,6 +13,7 @@ from convc.limits import Limits
 from convc.model import CompiledModel, Options, Runnable
 from convc.passes.context import CostModel
 from convc.passes.manager import Passes, resolve, run_passes
+from convc.passes.stages import Recorder
 from convc.passes.widen_float16 import WIDEN_FLOAT16
 from convc.source import InputShapes, read_source
 from convc.types import Array, DType
@@ -40,8 +41,8 @@ def compile(
     Parameters
     ----------
     source
-        A path to an ONNX file, an onnx.ModelProto or its bytes, `"zoo:resnet18"`, a path to a textual form, or a
-        convc.Graph.
+        A path to an ONNX file, an onnx.ModelProto or its bytes, a torch.nn.Module in evaluation mode,
+        `"zoo:resnet18"`, a path to a textual form, or a convc.Graph.
     target
         `"cpu"`, or `"cpu:avx512"`, `"cpu:avx2"`, `"cpu:portable"` to force an instruction set; `"reference"` runs the
         NumPy interpreter.
@@ -51,6 +52,8 @@ def compile(
         Threads of an inference; None takes what the process may use. Results do not depend on it.
     input_shapes
         Shapes of inputs by name: a number fixes a size, a name makes it symbolic, None keeps it.
+    example_inputs
+        For a torch.nn.Module: a tensor for each argument of `forward`. Axis 0 of each becomes the symbol N.
     dump_dir
         A folder for the graph before and after each pass, the difference, and the record.
     limits
@@ -68,16 +71,16 @@ def compile(
         raise InputError(f"precision={precision!r} is not available for {target}", hint="use precision='float32'")
     if budget is not None or calibration is not None:
         raise InputError("there is no approximate pass to spend a budget on", hint="leave out budget and calibration")
-    if example_inputs is not None:
-        raise InputError("example_inputs belongs to PyTorch modules, which cannot be read", hint="export to ONNX")
     options = Options(target, threads, limits)
     cost = check_target(options)
-    graph = read_source(source, input_shapes=input_shapes, limits=limits)
+    graph = read_source(source, input_shapes=input_shapes, example_inputs=example_inputs, limits=limits)
     chosen = resolve(passes)
     if cost is not None and any(node.type.dtype is DType.F16 for node in graph.nodes):
         chosen = (WIDEN_FLOAT16, *chosen)
-    graph, records = run_passes(graph, chosen, dump_dir=dump_dir, limits=limits, cost=cost)
-    return CompiledModel(graph, records, options, build_runnable(graph, options, progress=progress))
+    recorder = Recorder(graph)
+    graph, records = run_passes(graph, chosen, dump_dir=dump_dir, instruments=[recorder], limits=limits, cost=cost)
+    runnable = build_runnable(graph, options, progress=progress)
+    return CompiledModel(graph, records, options, runnable, recorder.stages)
 
 
 def build_runnable(

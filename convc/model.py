@@ -20,7 +20,9 @@ from convc.types import Array, TensorType
 
 if TYPE_CHECKING:
     from convc.backends.program import Program
+    from convc.measure.profile import Profile
     from convc.passes.base import PassRecord
+    from convc.passes.stages import Stages
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +68,18 @@ class CompiledModel:
     Arrays may be read-only; outputs are new arrays. Results do not depend on threads, batch position or run.
     """
 
-    def __init__(self, graph: Graph, records: Sequence[PassRecord], options: Options, runnable: Runnable) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        records: Sequence[PassRecord],
+        options: Options,
+        runnable: Runnable,
+        stages: Stages | None = None,
+    ) -> None:
         self.graph = graph
         self.records = tuple(records)
+        self.stages = stages
+        """The graph before and after each pass, without weights; None where it was not kept."""
         self.options = options
         self.inputs = tuple(Port.of(n.name, n.type) for n in graph.inputs)
         self.outputs = tuple(Port.of(o.name, graph[o.node].type) for o in graph.outputs)
@@ -177,12 +188,21 @@ class CompiledModel:
 
         save(self, path)
 
+    def report(self, path: str | Path, *, profile: Profile | None = None) -> None:
+        """Write one self-contained HTML page: passes, graphs, rewrites and refusals, program, memory, kernels.
+
+        `profile` adds measured times (`convc.measure.profile`). Raises InputError where the file cannot be written.
+        """
+        from convc.report.page import write_report
+
+        write_report(self, path, profile=profile)
+
     def __repr__(self) -> str:
         ports = ", ".join(map(str, self.inputs))
         return f"CompiledModel({self.graph.name!r}, {self.options.target!r}, inputs: {ports})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"graph": self.graph, "records": self.records, "options": self.options}
+        return {"graph": self.graph, "records": self.records, "options": self.options, "stages": self.stages}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["graph"], state["records"], state["options"], None)  # type: ignore[misc]
+        self.__init__(state["graph"], state["records"], state["options"], None, state["stages"])  # type: ignore[misc]

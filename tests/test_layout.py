@@ -38,7 +38,7 @@ ROOMS = {
     "container": Room(("convc.container", "convc.tensors"), BASE),
     "ops": Room(("convc.ops",), BASE),
     "ir": Room(("convc.ir",), BASE | {"ops"}, frozenset({"networkx"})),
-    "frontends": Room(("convc.frontends",), IR | {"container"}, frozenset({"onnx", "google"})),
+    "frontends": Room(("convc.frontends",), IR | {"container"}, frozenset({"onnx", "google", "torch"})),
     "zoo": Room(("convc.zoo",), IR | {"frontends", "container", "data"}),
     "data": Room(("convc.data",), IR | {"frontends", "container"}),
     "interp": Room(("convc.interp",), IR),

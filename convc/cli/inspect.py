@@ -20,7 +20,6 @@ from convc.cli.output import count, print_json, say, size, table
 from convc.errors import InputError
 
 if TYPE_CHECKING:
-    from convc.ir.graph import Graph, Node
     from convc.passes.base import PassRecord
 
 
@@ -46,24 +45,17 @@ def run(args: argparse.Namespace) -> int:
 
 def show_model(args: argparse.Namespace) -> None:
     """Layers of the graph: as it was read for a source, as it runs for a compiled model."""
+    from convc.report.figures import model_figures
+
     graph = models.load_or_compile(args).graph if models.is_compiled(args.model) else models.read_graph(args)
     if args.text:
         say(graph)
         return
-    layers = [layer(graph, node) for node in graph.operators]
+    found = model_figures(graph)
     if args.json:
-        print_json(
-            {
-                "name": graph.name,
-                "inputs": {node.name: str(node.type) for node in graph.inputs},
-                "outputs": {output.name: str(graph[output.node].type) for output in graph.outputs},
-                "sizes": graph.nominal,
-                "parameters": graph.parameters(),
-                "macs": graph.macs(),
-                "layers": layers,
-            }
-        )
+        print_json(found)
         return
+    layers = found["layers"]
     figures = ("parameters", "macs")
     say(f"{graph.name}: {', '.join(f'{n.name}: {n.type}' for n in graph.inputs)}")
     table(
@@ -77,33 +69,13 @@ def show_model(args: argparse.Namespace) -> None:
     say(f"{len(layers)} operators, {totals}{_at(graph.nominal)}")
 
 
-def layer(graph: Graph, node: Node) -> dict[str, Any]:
-    """Name, operator, shape, parameters and MACs of a node; a constant counts where it is first used."""
-    from convc.dims import concrete
-    from convc.ops import OPS
-
-    operator = OPS[node.op]
-    parameters = 0
-    for index, name in enumerate(node.inputs):
-        counts = name is not None and operator.slot(index) in operator.weights and graph[name].op == "constant"
-        if name is not None and counts and graph.users(name)[0].name == node.name:
-            parameters += concrete(graph[name].type.elements, {})
-    return {
-        "name": node.name,
-        "operator": node.op,
-        "type": str(node.type),
-        "shape": list(node.type.concrete(graph.nominal)),
-        "parameters": parameters,
-        "macs": concrete(graph.node_macs(node), graph.nominal),
-        "source": list(node.source),
-    }
-
-
 def show_passes(args: argparse.Namespace) -> None:
     """The record of each pass: of the compiled model, or of the passes run now over a source."""
+    from convc.report.figures import pass_figures
+
     records = records_of(args)
     if args.json:
-        print_json([record.to_json() for record in records])
+        print_json(pass_figures(records))
         return
     table(PASS_COLUMNS, [pass_row(record) for record in records])
     for record in records:
@@ -145,29 +117,16 @@ def _change(before: int, after: int, text: Callable[[int], str]) -> str:
 
 def show_program(args: argparse.Namespace) -> None:
     """Steps with the places of their arrays: arena offsets at nominal sizes, or input and output names."""
-    from convc.backends.memory import plan_memory
-    from convc.backends.program import buffers_of
+    from convc.report.figures import program_figures
 
     program = models.load_or_compile(args).program
-    plan = plan_memory(program, program.nominal)
-
-    def places(layouts: Sequence[Any]) -> list[dict[str, Any]]:
-        return [
-            {"value": layout.name, "place": program.buffers[b].place, "offset": plan.offsets.get(b, 0)}
-            for layout in layouts
-            for b in buffers_of(layout)
-        ]
-
-    steps: list[dict[str, Any]] = [
-        {"kernel": s.kernel, "node": s.node, "inputs": places(s.reads), "outputs": places(s.writes)}
-        for s in program.steps
-    ]
+    found = program_figures(program)
     if args.json:
-        print_json(
-            {"target": program.target, "sizes": dict(program.nominal), "arena_bytes": plan.total, "steps": steps}
-        )
+        print_json(found)
         return
-    say(f"{program.name} for {program.target}: {len(steps)} steps, arena of {size(plan.total)}{_at(program.nominal)}")
+    steps = found["steps"]
+    arena = f"arena of {size(found['arena_bytes'])}{_at(program.nominal)}"
+    say(f"{program.name} for {program.target}: {len(steps)} steps, {arena}")
     table(
         [">", "!kernel", "reads", "writes"],
         [
@@ -189,6 +148,8 @@ def _places(found: Sequence[Mapping[str, Any]]) -> str:
 
 def show_kernels(args: argparse.Namespace) -> None:
     """Kernels with how often they are called; or the source of one."""
+    from convc.report.figures import kernel_figures
+
     model = models.load_or_compile(args)
     if args.source:
         if args.source not in model.sources:
@@ -197,11 +158,7 @@ def show_kernels(args: argparse.Namespace) -> None:
             )
         say(model.sources[args.source].rstrip("\n"))
         return
-    calls = [step.kernel for step in model.program.steps]
-    listed = [
-        {"name": name, "calls": calls.count(name), "lines": len(source.splitlines())}
-        for name, source in sorted(model.sources.items())
-    ]
+    listed = kernel_figures(model.program)
     if args.json:
         print_json(listed)
         return

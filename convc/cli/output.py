@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
 import sys
 import textwrap
@@ -11,6 +10,8 @@ import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
+
+from convc.files import finite
 
 WIDTH = 100
 ProgressCallback = Callable[[str, int, int], None]
@@ -36,15 +37,7 @@ def note(text: str) -> None:
 
 def print_json(value: Any) -> None:
     """Print strict JSON; figures that are not finite become null."""
-    print(json.dumps(_finite(value), indent=2))
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(k): _finite(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    print(json.dumps(finite(value), indent=2))
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

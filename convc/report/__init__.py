@@ -1,0 +1,1 @@
+"""Reports: figures of a model as plain JSON, and one page that shows them."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from convc.backends.assemble import Assembler
 from convc.backends.cpu.activations import FUNCTION, float32, function_of
+from convc.backends.cpu.channels import at_places
 from convc.backends.cpu.isa import Isa
 from convc.backends.cpu.maps import SCALAR, Operand, emit_plain, emit_planes, emit_scalar
 from convc.backends.program import Layout, Plain, Planes
@@ -138,17 +139,8 @@ def _append(
 
 def aligned(asm: Assembler, name: str, value: Planes, leader: Planes) -> Planes:
     """`value` as a list of planes in which every channel lies where it does in `leader`; copied where it must be."""
-    if np.array_equal(value.places, leader.places) and len(value.planes) == len(leader.planes):
-        return value
-    source: dict[int, int] = {}
-    same_lane = bool((value.places[:, 1] == leader.places[:, 1]).all())
-    if same_lane and all(
-        source.setdefault(int(to), int(at)) == at
-        for to, at in zip(leader.places[:, 0], value.places[:, 0], strict=True)
-    ):
-        planes = tuple(value.planes[source.get(i, 0)] for i in range(len(leader.planes)))
-        return Planes(name, value.lanes, value.batch, value.height, value.width, planes, leader.places)
-    return asm.relayout(name, value, leader.places)
+    found = at_places(value, leader.places, len(leader.planes))
+    return found if found is not None else asm.relayout(name, value, leader.places)
 
 
 def _planes_constant(asm: Assembler, node: Node, array: Array, leader: Planes) -> Operand:
@@ -182,7 +174,7 @@ def _scalar_expression(node: Node, first: DType) -> str:
     if node.op == "div":
         return "true_div" if out.is_float else "floor_div" if out.value.startswith("u") else "div"
     if node.op == "mod" and node.attrs["fmod"] and not out.value.startswith("u"):
-        return "fmod"
+        return "float_fmod" if out.is_float else "fmod"
     return node.op
 
 

@@ -161,7 +161,7 @@ def _scalar_access(name: str) -> tuple[Any, Any]:
 
 @intrinsic
 def whole(typingctx: Any, value: Any) -> Any:
-    """A number as int64, without its fraction. (`int` of Numba may raise, for which it calls the interpreter.)"""
+    """A number as int64, without its fraction; `int` of Numba may raise, for which it calls the interpreter."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Sequence[Value]) -> Value:
         if isinstance(value, types.Float):

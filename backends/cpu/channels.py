@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from convc.backends.program import Ints, Planes
 from convc.dims import concrete
 from convc.ir.graph import Graph, Node
 from convc.types import Array
+
+RELAYOUT_CYCLES = 24
+"""Estimated cycles in which a pixel of a plane moves to other lanes; a vector multiply-add takes half a cycle."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +62,47 @@ def dense_channels(out: int, channels: int, groups: int, lanes: int, places: Int
         slots[:, :per_group] = np.arange(out).reshape(groups, per_group)
         slots = slots.reshape(groups * blocks, lanes)
     return Channels("dense", slots, np.arange(channels).reshape(groups, -1), blocks)
+
+
+def following_channels(
+    residual: Planes, out: int, channels: int, groups: int, count: int
+) -> tuple[Channels, Planes] | None:
+    """Output channels where those of the residual are: a block for each of its planes and each group with channels
+    there. Also the residual with a plane for each block, or None where the blocks that this takes beyond the fewest
+    cost more than moving the residual. `count` is the multiply-adds of an output. The last plane always has channels.
+    """
+    lanes, per_group = residual.lanes, out // groups
+    of_group = residual.places.reshape(groups, per_group, 2)
+    planes = [np.unique(places[:, 0]) for places in of_group]
+    blocks = max(map(len, planes))
+    extra = groups * (blocks + per_group // -lanes)
+    if extra * count > 2 * RELAYOUT_CYCLES * len(residual.planes):
+        return None
+    slots = np.full((groups, blocks, lanes), -1, np.int64)
+    empty = iter(sorted(set(range(len(residual.planes))) - set(residual.places[:, 0].tolist())))
+    listed: list[tuple[int, int]] = []
+    for group, (used, places) in enumerate(zip(planes, of_group, strict=True)):
+        block = np.searchsorted(used, places[:, 0])
+        block[block == len(used) - 1] = blocks - 1
+        slots[group, block, places[:, 1]] = group * per_group + np.arange(per_group)
+        unused = [next(empty, 0) for _ in range(blocks - len(used))]
+        listed += [residual.planes[i] for i in (*used[:-1], *unused, used[-1])]
+    found = Channels("dense", slots.reshape(-1, lanes), np.arange(channels).reshape(groups, -1), blocks)
+    return found, replace(residual, planes=tuple(listed), places=found.places)
+
+
+def at_places(value: Planes, places: Ints, count: int) -> Planes | None:
+    """`value` as a list of `count` planes in which its channels lie at `places`; None where some must move."""
+    if len(value.planes) == count and np.array_equal(value.places, places):
+        return value
+    if not np.array_equal(value.places[:, 1], places[:, 1]):
+        return None
+    source: dict[int, int] = {}
+    for to, at in zip(places[:, 0].tolist(), value.places[:, 0].tolist(), strict=True):
+        if source.setdefault(to, at) != at:
+            return None
+    planes = tuple(value.planes[source.get(i, 0)] for i in range(count))
+    return replace(value, planes=planes, places=places)
 
 
 def lane_channels(x: Planes, out: int, groups: int) -> Channels | None:

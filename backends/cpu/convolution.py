@@ -15,7 +15,9 @@ from convc.backends.cpu.activations import float32, float_word, function_of
 from convc.backends.cpu.channels import (
     Channels,
     Taps,
+    at_places,
     dense_channels,
+    following_channels,
     lane_channels,
     make_taps,
     pack_weights,
@@ -27,7 +29,7 @@ from convc.backends.program import Flattened, Ints, Planes, Step
 from convc.dims import Size, concrete
 from convc.errors import TargetError
 from convc.ir.graph import Node
-from convc.types import Activation, Array
+from convc.types import Activation, Array, product
 
 NO_WRAP = 1 << 40
 PANEL_BYTES = 256 << 10
@@ -201,15 +203,16 @@ def _match(
     found: Channels | None = None
     if groups > 1 and (groups == channels or prefers_lanes(out, channels, groups, isa.lanes)):
         found = lane_channels(x, out, groups)
+    if found is None and residual is not None:
+        count = product(asm.graph[str(node.input("w"))].type.shape) // out
+        following = following_channels(residual, out, channels, groups, concrete(count, {}))
+        if following is not None:
+            return following
     if found is None:
-        places = asm.wanted.get(node.name)
-        if residual is not None and len(residual.planes) <= -(-out // isa.lanes):
-            places = residual.places
-        found = dense_channels(out, channels, groups, isa.lanes, places)
-    if residual is not None and (
-        len(residual.planes) != len(found.slots) or not np.array_equal(residual.places, found.places)
-    ):
-        residual = asm.relayout(str(name), residual, found.places)
+        found = dense_channels(out, channels, groups, isa.lanes, asm.wanted.get(node.name))
+    if residual is not None:
+        listed = at_places(residual, found.places, len(found.slots))
+        residual = listed or asm.relayout(str(name), residual, found.places)
     return found, residual
 
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from convc.backends.assemble import Assembler
 from convc.backends.cpu import (
-    channels,
     convolution,
     elementwise,
     maps,
@@ -21,7 +20,8 @@ from convc.backends.cpu import (
     winograd,
 )  # fmt: skip
 from convc.backends.cpu.isa import Isa
-from convc.backends.program import Buffer, Ints, Plain, Program, Step
+from convc.backends.cpu.places import output_places
+from convc.backends.program import Buffer, Plain, Program, Step
 from convc.errors import TargetError
 from convc.ir.graph import Graph, Node, make_node
 from convc.ops import OPS
@@ -66,9 +66,6 @@ ARGUMENTS: Mapping[str, Callable[[Step, Binding], Sequence[Word]]] = {
     "resize": resampling.resize_arguments, "gather": shaping.gather_arguments,
 }  # fmt: skip
 
-KEEPS_PLACES = {"batch_norm", "max_pool2d", "avg_pool2d", "identity", "dropout", *ELEMENTWISE}
-
-
 def lower(graph: Graph, isa: Isa, packed: Mapping[str, Array] | None = None) -> Program:
     """The Program of a graph; `packed` holds constants packed before for the same graph and instruction set.
 
@@ -80,7 +77,7 @@ def lower(graph: Graph, isa: Isa, packed: Mapping[str, Array] | None = None) -> 
         raise TargetError(f"the CPU has no kernels for {listed}", hint="use target='reference'")
     graph = _flatten_linears(graph)
     asm = Assembler(graph, f"cpu:{isa.name}", isa.lanes, moves.conversions(isa), packed)
-    asm.wanted.update(_wanted(graph, isa))
+    asm.wanted.update(output_places(graph, isa.lanes))
     for slot, node in enumerate(graph.inputs):
         asm.buffers.append(Buffer(slot, node.name, node.type, place="input", slot=slot))
         asm.define(Plain(node.name, slot, node.type))
@@ -114,19 +111,3 @@ def _flatten_linears(graph: Graph) -> Graph:
         rows = add("linear", f"{node.name}.rows", operands, node.attrs)
         add("reshape", node.name, [rows], {"shape": node.type.shape})
     return Graph.build(graph.name, made.values(), graph.outputs, graph.nominal)
-
-
-def _wanted(graph: Graph, isa: Isa) -> dict[str, Ints]:
-    """Where grouped convolutions want channels to lie, by the dense convolution that can put them there."""
-    wanted: dict[str, Ints] = {}
-    for node in graph.operators:
-        places = channels.wanted_places(node, graph, isa.lanes)
-        if places is None:
-            continue
-        source = graph[str(node.inputs[0])]
-        while source.op in KEEPS_PLACES and len(OPS[source.op].slots) >= 1 and len(graph.users(source.name)) == 1:
-            source = graph[str(source.inputs[0])]
-        dense = source.op == "conv2d" and source.attrs["groups"] == 1 and source.type.shape[1] == len(places)
-        if dense and len(graph.users(source.name)) == 1:
-            wanted[source.name] = places
-    return wanted

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from convc.backends.assemble import Assembler
 from convc.backends.binding import Binding, Word
 from convc.backends.cpu.isa import Isa
@@ -100,7 +102,7 @@ def emit_global(isa: Isa, kind: str) -> tuple[str, str]:
 
 def lower_pool(asm: Assembler, node: Node, isa: Isa) -> None:
     """max_pool2d and avg_pool2d."""
-    x = asm.planes(str(node.inputs[0]))
+    x = _with_channels(asm.planes(str(node.inputs[0])))
     y = asm.new_planes(node.name, node.type, places=x.places)
     kind = "max" if node.op == "max_pool2d" else "average_padded" if node.attrs["count_include_pad"] else "average"
     asm.step(emit_pool(isa, kind), "pool", node.name, (x,), (y,), {"window": node.attrs})
@@ -109,11 +111,16 @@ def lower_pool(asm: Assembler, node: Node, isa: Isa) -> None:
 
 def lower_global(asm: Assembler, node: Node, isa: Isa) -> None:
     """global_avg_pool and global_max_pool."""
-    x = asm.planes(str(node.inputs[0]))
+    x = _with_channels(asm.planes(str(node.inputs[0])))
     y = asm.new_planes(node.name, node.type, places=x.places)
     kind = "max" if node.op in {"global_max_pool", "reduce_max"} else "mean"
     asm.step(emit_global(isa, kind), "global_pool", node.name, (x,), (y,))
     asm.define(y)
+
+
+def _with_channels(x: Planes) -> Planes:
+    """The value without planes that hold none of its channels."""
+    return x if len(np.unique(x.places[:, 0])) == len(x.planes) else x.pick(x.name, np.arange(x.channels))
 
 
 def pool_arguments(step: Step, bound: Binding) -> Sequence[Word]:

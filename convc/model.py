@@ -100,7 +100,7 @@ class CompiledModel:
                 f"{self.graph.name} got {len(arrays)} arrays, expected {len(self.inputs)}",
                 hint=f"its inputs are {expected}",
             )
-        outputs = self._run([np.asarray(a) for a in arrays])
+        outputs = self._run(arrays)
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
     def run(self, inputs: Mapping[str, npt.ArrayLike]) -> dict[str, Array]:
@@ -112,18 +112,24 @@ class CompiledModel:
         for port in self.inputs:
             if port.name not in inputs:
                 raise InputError(f"input {port} is missing", hint=f"the inputs are {', '.join(known)}")
-        outputs = self._run([np.asarray(inputs[name]) for name in known])
+        outputs = self._run([inputs[name] for name in known])
         return {port.name: array for port, array in zip(self.outputs, outputs, strict=True)}
 
-    def _run(self, arrays: list[Array]) -> list[Array]:
-        for index, (port, array) in enumerate(zip(self.inputs, arrays, strict=True)):
-            if array.dtype != port.dtype:
+    def _run(self, given: Sequence[npt.ArrayLike]) -> list[Array]:
+        arrays: list[Array] = []
+        for port, value in zip(self.inputs, given, strict=True):
+            try:
+                array = np.asarray(value)
+            except ValueError as error:
+                raise InputError(f"input {port.name} is no array: {error}", hint=f"give an array {port}") from error
+            if array.dtype.newbyteorder("=") != port.dtype:
                 raise InputError(
                     f"input {port.name} has dtype {array.dtype}, expected {port.dtype}",
                     hint=f"convert it with .astype({str(port.dtype)!r})",
                 )
             if not array.flags.c_contiguous or not array.flags.aligned or not array.dtype.isnative:
-                arrays[index] = np.require(array, port.dtype, ["C", "A"])
+                array = np.require(array, port.dtype, ["C", "A"])
+            arrays.append(array)
         key = tuple(array.shape for array in arrays)
         sizes = self._sizes.get(key)
         if sizes is None:

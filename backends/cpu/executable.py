@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
@@ -13,6 +12,7 @@ from convc.backends.binding import ARENA, SCRATCH, TABLES, Binding
 from convc.backends.cpu import team as teams
 from convc.backends.cpu.driver import DRIVERS
 from convc.backends.cpu.lower import ARGUMENTS
+from convc.backends.locks import ForkLock
 from convc.backends.program import Ints, Program
 from convc.limits import Limits
 from convc.types import Array
@@ -43,7 +43,7 @@ class Executable:
         walk, wait, post = (addresses[name] for name in DRIVERS)
         self._driver = teams.Driver(walk, wait, post)
         self._plans: OrderedDict[tuple[tuple[str, int], ...], _Plan] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = ForkLock()
 
     def plan(self, sizes: Mapping[str, int]) -> _Plan:
         """The plan for these sizes, made where it is not kept. Raises LimitError."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from functools import cache
 from typing import Any
 
-_lock = threading.Lock()
+from convc.backends.locks import ForkLock
+
+_lock = ForkLock()
 _engines: list[Any] = []
 _addresses: dict[tuple[str, bytes], int] = {}
 

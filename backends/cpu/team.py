@@ -13,6 +13,7 @@ import threading
 import numpy as np
 
 from convc.backends.cpu.driver import BARRIER_BYTES
+from convc.backends.locks import ForkLock
 
 SPINS = 1500
 """Turns that a worker waits for the next job before it sleeps: about 50 microseconds."""
@@ -86,7 +87,7 @@ class Team:
 
 
 _teams: dict[int, Team] = {}
-_lock = threading.Lock()
+_lock = ForkLock()
 
 
 def team(size: int, driver: Driver) -> Team:
@@ -99,8 +100,6 @@ def team(size: int, driver: Driver) -> Team:
 
 def _after_fork() -> None:
     """Threads do not survive a fork: the child starts its own."""
-    global _lock
-    _lock = threading.Lock()
     _teams.clear()
 
 

@@ -17,7 +17,7 @@ from cpu_support import TARGETS
 
 import convc
 from convc.backends.binding import Binding
-from convc.backends.cpu import executable, isa, jit
+from convc.backends.cpu import executable, isa, jit, link, team
 from convc.backends.cpu.lower import ARGUMENTS, lower
 from convc.errors import InputError, LimitError
 from convc.frontends.builder import Builder
@@ -158,6 +158,17 @@ def test_fork_while_others_run(model: CompiledModel) -> None:
     finally:
         stop.set()
         runner.join()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_child_finds_locks_open_that_another_thread_held(model: CompiledModel) -> None:
+    wanted = bits(model(IMAGES))
+    runnable: Any = model.runnable
+    with runnable._lock, link._lock, team._lock:
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if bits(model(IMAGES)) == wanted else 1)
+        assert _exit_code(child) == 0
 
 
 def _exit_code(child: int) -> int:

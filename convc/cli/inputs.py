@@ -23,7 +23,7 @@ IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".ti
 def add_input_options(parser: argparse.ArgumentParser) -> None:
     """Options that say what is put in."""
     parser.add_argument(
-        "--input", action="append", default=[], metavar="X=FILE",
+        "--input", "--load-inputs", action="append", default=[], metavar="X=FILE",
         help=".npy, .npz or image file, or the word random; X= may be left out where the model has one input; "
         "several images for one input make a batch (default: random)",
     )  # fmt: skip
@@ -37,7 +37,7 @@ def numbers(text: str) -> tuple[float, ...]:
     return tuple(float(part) for part in text.split(","))
 
 
-def gather(model: Any, args: argparse.Namespace) -> dict[str, Array]:
+def gather(model: Any, args: argparse.Namespace, *, quiet: bool = False) -> dict[str, Array]:
     """An array for each input of the model. Raises InputError that names the input and the file."""
     known = {value.name: value for value in model.inputs}
     given: dict[str, list[str]] = {}
@@ -56,7 +56,7 @@ def gather(model: Any, args: argparse.Namespace) -> dict[str, Array]:
     for name, value in known.items():
         wanted = shapes.get(name, value.shape)
         shape = tuple(_nominal(size, nominal) for size in wanted)
-        if name not in given:
+        if name not in given and not quiet:
             note(f"input {name}: random, seed {args.seed}")
         files = given.get(name, ["random"])
         arrays = [_read(name, file, shape, value.dtype, args) for file in files]

@@ -20,6 +20,7 @@ VERBS = {
     "compile": "compile a network and save it",
     "run": "run a network on files, pictures, or random inputs",
     "inspect": "show layers, passes, program or kernels of a network",
+    "bench": "measure a network, fused against unfused",
     "demo": "compile a digit classifier and show what was gained",
     "passes": "list the passes and pipelines",
     "zoo": "list the networks that are built in",

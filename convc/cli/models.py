@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,19 +12,38 @@ from convc.errors import InputError
 
 if TYPE_CHECKING:
     from convc.ir.graph import Graph
-    from convc.model import CompiledModel
+    from convc.model import CompiledModel, Port
 
 SOURCE_HELP = "an .onnx file, a .txt file in convc's textual form, or zoo:NAME (see convc zoo)"
 MODEL_HELP = f"a .convc file, {SOURCE_HELP}"
 
 
-def add_compile_options(parser: argparse.ArgumentParser) -> None:
-    """Options that say how MODEL is compiled."""
+@dataclass(frozen=True)
+class Described:
+    """A graph with its inputs as a compiled model has them: what inputs can be gathered for."""
+
+    graph: Graph
+    inputs: tuple[Port, ...]
+
+    @staticmethod
+    def of(graph: Graph) -> Described:
+        from convc.model import Port
+
+        return Described(graph, tuple(Port.of(node.name, node.type) for node in graph.inputs))
+
+
+def add_compile_options(parser: argparse.ArgumentParser, *, several_threads: bool = False) -> None:
+    """Options that say how MODEL is compiled; with `several_threads`, `--threads` takes a list."""
     parser.add_argument("--target", help="cpu, cpu:avx512, cpu:avx2, cpu:portable or reference (default: cpu)")
     parser.add_argument("--passes", help="default, none, or names joined by commas (see convc passes)")
-    parser.add_argument("--threads", type=positive, help="how many threads run it (default: one for each core)")
+    if several_threads:
+        parser.add_argument(
+            "--threads", type=positives, metavar="T,T", help="how many threads run it (default: one for each core)"
+        )
+    else:
+        parser.add_argument("--threads", type=positive, help="how many threads run it (default: one for each core)")
     parser.add_argument(
-        "--input-shape", action="append", default=[], metavar="X:1x3x224x224",
+        "--input-shape", "--shapes", action="append", default=[], metavar="X:1x3x224x224",
         help="shape of an input, sizes joined by x or by commas; a name stands for any size; may be repeated",
     )  # fmt: skip
 
@@ -34,6 +54,11 @@ def positive(text: str) -> int:
     if value < 1:
         raise ValueError
     return value
+
+
+def positives(text: str) -> tuple[int, ...]:
+    """Whole numbers of at least 1, joined by commas, for argparse."""
+    return tuple(positive(part) for part in text.split(","))
 
 
 def parse_shapes(texts: list[str]) -> dict[str, tuple[int | str, ...]]:

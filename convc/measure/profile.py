@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from convc.ir.graph import Graph
     from convc.model import CompiledModel
 
-WORKING = ("conv", "matmul")
-"""Families whose steps do the multiply-adds of their node; others clear, move or map."""
+MOVING = frozenset({"clear_halo", "pack", "unpack", "relayout", "copy", "index_copy", "map_planes"})
+"""Families whose steps only prepare or deliver what a node computes: its multiply-adds are those of its other steps."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,8 @@ class StepFigures:
     """One step: what it is, where it comes from, and its cost.
 
     `seconds` are those of its median run; `share` is of all steps, `limit_share` of the machine's multiply-add limit.
-    `bytes` are those that it reads and writes, weights included, each counted once.
+    `macs` are those of the definition: Winograd's algorithm does fewer, and may pass the limit in these terms. `bytes`
+    are those that it reads and writes, weights included, each counted once.
     """
 
     index: int
@@ -224,7 +225,7 @@ def step_macs(graph: Graph, program: Program, sizes: Mapping[str, int]) -> list[
     """Multiply-adds of every step. The phases of a transposed convolution share those of their node alike."""
     working: dict[str, list[int]] = {}
     for index, step in enumerate(program.steps):
-        if step.family in WORKING:
+        if step.family not in MOVING:
             working.setdefault(node_of(graph, step.node), []).append(index)
     found = [0] * len(program.steps)
     for name, indices in working.items():

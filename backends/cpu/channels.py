@@ -53,9 +53,9 @@ def dense_channels(out: int, channels: int, groups: int, lanes: int, places: Int
     """Each block of output channels reads all input channels of its group; groups start at a new block."""
     per_group = out // groups
     blocks = -(-per_group // lanes)
-    if places is not None and groups == 1:
-        blocks = int(places[:, 0].max()) + 1
-        slots = np.full((blocks, lanes), -1, np.int64)
+    if places is not None:
+        blocks = -(-(int(places[:, 0].max()) + 1) // groups)
+        slots = np.full((groups * blocks, lanes), -1, np.int64)
         slots[places[:, 0], places[:, 1]] = np.arange(out)
     else:
         slots = np.full((groups, blocks * lanes), -1, np.int64)

@@ -201,7 +201,7 @@ def _match(
     name = node.input("residual")
     residual = asm.planes(name) if name is not None else None
     found: Channels | None = None
-    if groups > 1 and (groups == channels or prefers_lanes(out, channels, groups, isa.lanes)):
+    if prefers_lanes(out, channels, groups, isa.lanes):
         found = lane_channels(x, out, groups)
     if found is None and residual is not None:
         count = product(asm.graph[str(node.input("w"))].type.shape) // out

@@ -68,7 +68,7 @@ class CpuCost:
                 count = -(-count // (node.attrs["stride"][0] * node.attrs["stride"][1]))
             if taps == 1 and node.attrs["stride"] == (1, 1):
                 lines, width = 1, lines * width
-        by_lane = groups > 1 and (groups == x.shape[1] or prefers_lanes(out, groups * kernel[1], groups, lanes))
+        by_lane = prefers_lanes(out, groups * kernel[1], groups, lanes)
         bundles, blocks = (-(-groups // lanes), out // groups) if by_lane else (groups, -(-(out // groups) // lanes))
         rows, cols = conv.choose_tile(self.isa, blocks, width, lines)
         steps = bundles * count * conv.tile_cycles(rows, cols, blocks, width, lines)

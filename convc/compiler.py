@@ -19,6 +19,7 @@ from convc.source import InputShapes, read_source
 from convc.types import Array, DType
 
 Progress = Callable[[str, int, int], None]
+Edit = Callable[[str, str], str]
 
 
 def compile(
@@ -72,14 +73,28 @@ def compile(
     if budget is not None or calibration is not None:
         raise InputError("there is no approximate pass to spend a budget on", hint="leave out budget and calibration")
     options = Options(target, threads, limits)
-    cost = check_target(options)
+    check_target(options)
     graph = read_source(source, input_shapes=input_shapes, example_inputs=example_inputs, limits=limits)
+    return compile_graph(graph, options, passes, dump_dir=dump_dir, progress=progress)
+
+
+def compile_graph(
+    graph: Graph,
+    options: Options,
+    passes: Passes = "default",
+    *,
+    dump_dir: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+    edit: Edit | None = None,
+) -> CompiledModel:
+    """Passes, program, kernels. `edit` (name, source) may give a kernel another source: to try one out."""
+    cost, limits = check_target(options), options.limits
     chosen = resolve(passes)
     if cost is not None and any(node.type.dtype is DType.F16 for node in graph.nodes):
         chosen = (WIDEN_FLOAT16, *chosen)
     recorder = Recorder(graph)
     graph, records = run_passes(graph, chosen, dump_dir=dump_dir, instruments=[recorder], limits=limits, cost=cost)
-    runnable = build_runnable(graph, options, progress=progress)
+    runnable = build_runnable(graph, options, progress=progress, edit=edit)
     return CompiledModel(graph, records, options, runnable, recorder.stages)
 
 
@@ -91,6 +106,7 @@ def build_runnable(
     packed: Mapping[str, Array] | None = None,
     code: Mapping[str, bytes] | None = None,
     built_for: str | None = None,
+    edit: Edit | None = None,
 ) -> Runnable:
     """What runs a graph that has been through its passes.
 
@@ -101,8 +117,8 @@ def build_runnable(
         from convc.backends.cpu.target import CpuTarget
 
         cpu = CpuTarget(detail, options.threads)
-        same = built_for == f"cpu:{cpu.isa.name}"
-        return cpu.build(graph, options.limits, progress=progress, packed=packed if same else None, objects=code)
+        given = packed if built_for == f"cpu:{cpu.isa.name}" else None
+        return cpu.build(graph, options.limits, progress=progress, packed=given, objects=code, edit=edit)
     if options.target == "reference":
         return Reference(graph)
     raise _unknown_target(options.target)

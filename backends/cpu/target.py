@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from convc.backends.cpu import isa as isas
 from convc.backends.cpu.build import Progress, build_objects, kernel_key, link_objects
@@ -36,9 +37,14 @@ class CpuTarget:
         progress: Progress | None = None,
         packed: Mapping[str, Array] | None = None,
         objects: Mapping[str, bytes] | None = None,
+        edit: Callable[[str, str], str] | None = None,
     ) -> Executable:
-        """The executable. `packed` and `objects` (trusted, by key) come from an artifact."""
+        """The executable. `packed` and `objects` (trusted, by key) come from an artifact; `edit` maps a kernel's name
+        and source to the source that is compiled.
+        """
         program = lower(graph, self.isa, packed)
+        if edit is not None:
+            program = replace(program, kernels={name: edit(name, one) for name, one in program.kernels.items()})
         sources = {**program.kernels, **DRIVERS}
         code, _ = build_objects(sources, self.isa, store(), progress, objects)
         keyed = {kernel_key(name, sources[name], self.isa): one for name, one in code.items()}

@@ -12,7 +12,7 @@ from convc.ir.graph import Graph
 from convc.limits import Limits
 from convc.model import CompiledModel, Options, Runnable
 from convc.passes.context import CostModel
-from convc.passes.manager import Passes, resolve, run_passes
+from convc.passes.manager import Instrument, Passes, resolve, run_passes
 from convc.passes.stages import Recorder
 from convc.passes.widen_float16 import WIDEN_FLOAT16
 from convc.source import InputShapes, read_source
@@ -34,6 +34,8 @@ def compile(
     example_inputs: Sequence[Any] | None = None,
     calibration: Any = None,
     dump_dir: str | os.PathLike[str] | None = None,
+    instruments: Sequence[Instrument] = (),
+    stop_after: str | int | None = None,
     limits: Limits | None = None,
     progress: Progress | None = None,
 ) -> CompiledModel:
@@ -57,6 +59,10 @@ def compile(
         For a torch.nn.Module: a tensor for each argument of `forward`. Axis 0 of each becomes the symbol N.
     dump_dir
         A folder for the graph before and after each pass, the difference, and the record.
+    instruments
+        Hooks around each pass (`convc.passes.manager.Hooks`): leave it out, see the graph before and after it.
+    stop_after
+        The pass after which the graph is compiled as it is: its name (the first run), or its number from 1.
     limits
         What a model may ask for before anything is allocated.
     progress
@@ -75,7 +81,9 @@ def compile(
     options = Options(target, threads, limits)
     check_target(options)
     graph = read_source(source, input_shapes=input_shapes, example_inputs=example_inputs, limits=limits)
-    return compile_graph(graph, options, passes, dump_dir=dump_dir, progress=progress)
+    return compile_graph(
+        graph, options, passes, dump_dir=dump_dir, instruments=instruments, stop_after=stop_after, progress=progress
+    )
 
 
 def compile_graph(
@@ -84,6 +92,8 @@ def compile_graph(
     passes: Passes = "default",
     *,
     dump_dir: str | os.PathLike[str] | None = None,
+    instruments: Sequence[Instrument] = (),
+    stop_after: str | int | None = None,
     progress: Progress | None = None,
     edit: Edit | None = None,
 ) -> CompiledModel:
@@ -93,7 +103,10 @@ def compile_graph(
     if cost is not None and any(node.type.dtype is DType.F16 for node in graph.nodes):
         chosen = (WIDEN_FLOAT16, *chosen)
     recorder = Recorder(graph)
-    graph, records = run_passes(graph, chosen, dump_dir=dump_dir, instruments=[recorder], limits=limits, cost=cost)
+    graph, records = run_passes(
+        graph, chosen, dump_dir=dump_dir, instruments=[*instruments, recorder], stop_after=stop_after,
+        limits=limits, cost=cost,
+    )  # fmt: skip
     runnable = build_runnable(graph, options, progress=progress, edit=edit)
     return CompiledModel(graph, records, options, runnable, recorder.stages)
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from convc.measure.profile import Profile
     from convc.passes.base import PassRecord
     from convc.passes.stages import Stages
+    from convc.passes.story import Story
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +185,17 @@ class CompiledModel:
     def sources(self) -> Mapping[str, str]:
         """Emitted source of every kernel, by name."""
         return self.program.kernels
+
+    def explain(self, node: str) -> Story:
+        """The story of a node, of the description or of any stage: rewrites, refusals, what it became, its kernels.
+
+        Raises InputError that lists similar names where there is no such node.
+        """
+        from convc.passes.stages import Stages
+        from convc.passes.story import tell_story
+
+        stages = self.stages or Stages.of(self.graph, len(self.records))
+        return tell_story(node, stages, self.records, ((s.kernel, s.node, s.outputs) for s in self.program.steps))
 
     def save(self, path: str | Path) -> None:
         """Write a `.convc` file, whole or not at all: graph, records, weights, packed weights, object code.

@@ -5,6 +5,7 @@ Examples
   convc inspect model zoo:resnet50              layers with shapes, parameters and MACs
   convc inspect model net.onnx --text           the graph in convc's textual form
   convc inspect passes net.onnx --refusals      what each pass did, and each reason not to
+  convc inspect passes net.onnx --explain NODE  the story of one node through all passes
   convc inspect program net.convc               the steps that run, with their places in the arena
   convc inspect kernels net.convc --source NAME the emitted source of a kernel
 """
@@ -32,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--text", action="store_true", help="model: print the textual form")
     parser.add_argument("--rewrites", action="store_true", help="passes: list every rewrite")
     parser.add_argument("--refusals", action="store_true", help="passes: list every refusal with its reason")
+    parser.add_argument("--explain", metavar="NODE", help="passes: tell the story of one node through all passes")
     parser.add_argument("--source", metavar="NAME", help="kernels: print the source of one kernel")
 
 
@@ -73,6 +75,13 @@ def show_passes(args: argparse.Namespace) -> None:
     """The record of each pass: of the compiled model, or of the passes run now over a source."""
     from convc.report.figures import pass_figures
 
+    if args.explain:
+        story = models.load_or_compile(args).explain(args.explain)
+        if args.json:
+            print_json(story.to_json())
+        else:
+            say(story)
+        return
     records = records_of(args)
     if args.json:
         print_json(pass_figures(records))

@@ -195,7 +195,8 @@ class CompiledModel:
         from convc.passes.story import tell_story
 
         stages = self.stages or Stages.of(self.graph, len(self.records))
-        return tell_story(node, stages, self.records, ((s.kernel, s.node, s.outputs) for s in self.program.steps))
+        steps = [(s.kernel, s.node, s.outputs) for s in self.program.steps if s.family != "clear_halo"]
+        return tell_story(node, stages, self.records, steps)
 
     def save(self, path: str | Path) -> None:
         """Write a `.convc` file, whole or not at all: graph, records, weights, packed weights, object code.

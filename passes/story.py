@@ -35,7 +35,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """What happened to `node`: the nodes that it was, what touched it, what is left of it, the kernels that run that."""
+    """What happened to `node`: what it was, what touched it, what is left of it, the kernels that run that."""
 
     node: str
     began: tuple[str, ...]

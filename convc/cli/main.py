@@ -1,6 +1,7 @@
 """`convc VERB ...`: the parser over all verbs, and what becomes of exceptions.
 
-Exit codes: 0 done, 1 the answer is no (the demo's predictions differ), 2 wrong use or a convc.Error, 130 interrupted.
+Exit codes: 0 done, 1 the answer is no (outputs differ, an assertion fails), 2 wrong use or a convc.Error, 130
+interrupted.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ VERBS = {
     "run": "run a network on files, pictures, or random inputs",
     "inspect": "show layers, passes, program or kernels of a network",
     "bench": "measure a network, fused against unfused",
+    "check": "compare a network with the interpreter, and find what is wrong",
     "demo": "compile a digit classifier and show what was gained",
     "passes": "list the passes and pipelines",
     "zoo": "list the networks that are built in",

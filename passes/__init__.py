@@ -21,6 +21,12 @@ from convc.passes.manager import run_passes
 from convc.passes.merge_branches import MERGE_BRANCHES
 from convc.passes.merge_consecutive import MERGE_CONSECUTIVE
 from convc.passes.merge_siblings import MERGE_SIBLINGS
+from convc.passes.recognise_activations import RECOGNISE_ACTIVATIONS
+from convc.passes.recognise_gate import RECOGNISE_GATE
+from convc.passes.recognise_linear import RECOGNISE_LINEAR
+from convc.passes.recognise_norms import RECOGNISE_NORMS
+from convc.passes.recognise_pooling import RECOGNISE_POOLING
+from convc.passes.recognise_shuffle import RECOGNISE_SHUFFLE
 from convc.passes.widen_float16 import WIDEN_FLOAT16
 
 PASSES: dict[str, Pass] = {
@@ -31,6 +37,12 @@ PASSES: dict[str, Pass] = {
         FOLD_CONSTANTS,
         ELIMINATE_IDENTITY,
         ELIMINATE_COMMON,
+        RECOGNISE_GATE,
+        RECOGNISE_ACTIVATIONS,
+        RECOGNISE_NORMS,
+        RECOGNISE_POOLING,
+        RECOGNISE_LINEAR,
+        RECOGNISE_SHUFFLE,
         LOWER_CHANNEL_SHUFFLE,
         FOLD_PERMUTATION,
         ABSORB_PERMUTATION,
@@ -54,6 +66,12 @@ PIPELINES: dict[str, tuple[str, ...]] = {
         "fold_constants",
         "eliminate_identity",
         "eliminate_common",
+        "recognise_gate",
+        "recognise_activations",
+        "recognise_norms",
+        "recognise_pooling",
+        "recognise_linear",
+        "recognise_shuffle",
         "lower_channel_shuffle",
         "fold_permutation",
         "fold_padding",

@@ -12,7 +12,7 @@ from convc.passes.stages import Outline
 from convc.report.blocks import Block, find_blocks, member_edges, owners, read_positions
 from convc.report.layering import arrange
 
-NODE_WIDTH = 168.0
+NODE_WIDTH = 184.0
 PORT_WIDTH = 10.0
 
 

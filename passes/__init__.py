@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from convc.passes.absorb_permutation import ABSORB_PERMUTATION
 from convc.passes.base import Numerics, Pass, PassRecord, PassResult, Reject, Rewrite
+from convc.passes.bottleneck import BOTTLENECK
 from convc.passes.commute_pooling import COMMUTE_POOLING
 from convc.passes.eliminate_common import ELIMINATE_COMMON
 from convc.passes.eliminate_dead import ELIMINATE_DEAD
@@ -27,6 +28,9 @@ from convc.passes.recognise_linear import RECOGNISE_LINEAR
 from convc.passes.recognise_norms import RECOGNISE_NORMS
 from convc.passes.recognise_pooling import RECOGNISE_POOLING
 from convc.passes.recognise_shuffle import RECOGNISE_SHUFFLE
+from convc.passes.separate_depthwise import SEPARATE_DEPTHWISE
+from convc.passes.separate_kernels import SEPARATE_KERNELS
+from convc.passes.stack_conv5x5 import STACK_CONV5X5
 from convc.passes.widen_float16 import WIDEN_FLOAT16
 
 PASSES: dict[str, Pass] = {
@@ -51,6 +55,10 @@ PASSES: dict[str, Pass] = {
         FUSE_BATCHNORM,
         MERGE_BRANCHES,
         MERGE_CONSECUTIVE,
+        SEPARATE_DEPTHWISE,
+        STACK_CONV5X5,
+        BOTTLENECK,
+        SEPARATE_KERNELS,
         COMMUTE_POOLING,
         FUSE_PROLOGUE,
         LOWER_BATCHNORM,
@@ -81,6 +89,10 @@ PIPELINES: dict[str, tuple[str, ...]] = {
         "fold_pool_padding",
         "merge_branches",
         "merge_consecutive",
+        "separate_depthwise",
+        "stack_conv5x5",
+        "bottleneck",
+        "separate_kernels",
         # Ahead of the prologue, which would stand between.
         "commute_pooling",
         "fuse_prologue",

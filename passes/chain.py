@@ -1,0 +1,278 @@
+"""A convolution as a chain of smaller ones, with nothing in between: what four rewrites have in common.
+
+    conv(x, w) + b  ->  conv(... conv(conv(x, w1), w2) ..., wn) + b        w = wn * ... * w2 * w1
+
+The last one keeps name, bias, residual and activation. `composed` multiplies a chain out again, so each rewrite is
+checked by what it did, not by how it was found: exact where no weight moves by more than `TOLERANCE` of the largest,
+the factors being rounded to the weights' own type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from convc.dims import concrete
+from convc.ir.graph import Graph, Node, constant, make_node
+from convc.ir.patch import Draft, Patch
+from convc.ops import OPS
+from convc.passes.base import Numerics, PassResult, Reject
+from convc.passes.context import Context
+from convc.passes.driver import Rule, rewrite_to_fixed_point
+from convc.passes.pattern import operand, required, sources, unknown_slots
+from convc.types import Array, DType
+
+TOLERANCE = 1e-6
+"""Of the largest weight: what an exact chain may be off by. Rounding weights to float32 moves them by up to 6e-8."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """Weights of a conv2d, finite and not all zero. `wide()` is [groups, K/groups, C/groups, R, S] in float64."""
+
+    node: Node
+    constant: Node
+    groups: int
+    largest: float
+
+    @property
+    def stored(self) -> Array:
+        return self.constant.array
+
+    @property
+    def shape(self) -> tuple[int, int, int, int, int]:
+        """groups, K/groups, C/groups, R, S."""
+        k, c, r, s = self.stored.shape
+        return self.groups, k // self.groups, c, r, s
+
+    @property
+    def size(self) -> str:
+        """Such as `5x5`."""
+        return f"{self.stored.shape[2]}x{self.stored.shape[3]}"
+
+    def by_group(self) -> Array:
+        return self.stored.reshape(self.shape)
+
+    def wide(self) -> Array:
+        return self.by_group().astype(np.float64)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One conv2d of a chain: weights [K, C/groups, R, S] and the attributes that are not the defaults."""
+
+    w: Array
+    groups: int = 1
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    dilation: tuple[int, int] = (1, 1)
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        return {k: getattr(self, k) for k in ("groups", "stride", "padding", "dilation")}
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Layers that stand for a convolution, and the words for them."""
+
+    layers: tuple[Layer, ...]
+    note: str
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A chain that could replace the convolution `kernel.node`, with its certificate.
+
+    The certificate holds weight_error, ||w - w'||_F / ||w||_F with the factors as stored; macs_before, macs_after,
+    seconds_before and seconds_after, predicted at nominal sizes.
+    """
+
+    rule: str
+    kernel: Kernel
+    chain: Chain
+    certificate: Mapping[str, float]
+
+    @property
+    def gains(self) -> bool:
+        """Whether it is predicted to be faster, with fewer multiply-adds."""
+        c = self.certificate
+        return c["seconds_after"] < c["seconds_before"] and c["macs_after"] < c["macs_before"]
+
+    @property
+    def figures(self) -> str:
+        c = self.certificate
+        return (
+            f"{_us(c['seconds_after'])} predicted for {self.chain.note} ({c['macs_after']:,.0f} MACs), "
+            f"{_us(c['seconds_before'])} for {self.kernel.size} ({c['macs_before']:,.0f} MACs)"
+        )
+
+    def patch(self, draft: Draft) -> Patch:
+        """The edit that puts the chain in the place of the convolution, or of the chain that took its place before."""
+        return Patch(nodes=tuple(_nodes(draft, self.kernel, self.chain.layers, draft.fresh_name)))
+
+
+def _us(seconds: float) -> str:
+    return f"{seconds * 1e6:.3g} us"
+
+
+def read_kernel(draft: Draft, node: Node) -> Kernel | Reject:
+    """The weights of a conv2d, or why they cannot be rewritten."""
+    reason = unknown_slots(draft, node, ("w",))
+    if reason:
+        return Reject(node.name, reason)
+    w = required(draft, node, "w").array
+    if node.type.dtype is DType.F16:
+        return Reject(node.name, "f16 weights: a chain would round twice")
+    largest = float(max(w.max(), -w.min()))
+    if not np.isfinite(largest):
+        return Reject(node.name, f"w, %{node.input('w')}, holds NaN or infinity")
+    if largest == 0:
+        return Reject(node.name, f"w, %{node.input('w')}, is zero everywhere")
+    return Kernel(node, required(draft, node, "w"), node.attrs["groups"], largest)
+
+
+def _nodes(draft: Draft, kernel: Kernel, layers: Sequence[Layer], name: Callable[[str], str]) -> list[Node]:
+    """Constants and convolutions of a chain; the last one has the convolution's name and epilogue, the first one its
+    prologue.
+    """
+    conv, stored = kernel.node, kernel.constant
+    dtype = conv.type.dtype.numpy
+    x = required(draft, conv, "x")
+    nodes: list[Node] = []
+    for index, layer in enumerate(layers):
+        first, last = index == 0, index == len(layers) - 1
+        slots = dict.fromkeys(OPS["conv2d"].slots)
+        attrs = {**layer.attrs}
+        slots |= {"x": x, "w": constant(name(stored.name), layer.w.astype(dtype), source=stored.source)}
+        if first:
+            slots |= {slot: operand(draft, conv, slot.rstrip("?")) for slot in ("scale?", "shift?")}
+            attrs["prologue"] = conv.attrs["prologue"]
+        if last:
+            slots |= {slot: operand(draft, conv, slot.rstrip("?")) for slot in ("b?", "residual?")}
+            attrs["activation"] = conv.attrs["activation"]
+        source = sources(conv, stored) if last else conv.source
+        x = make_node("conv2d", conv.name if last else name(conv.name), list(slots.values()), attrs, source=source)
+        nodes += [n for n in (slots["w"], x) if n is not None]
+    return nodes
+
+
+def composed(layers: Sequence[Layer], channels: int, groups: int) -> Array:
+    """The weights [K, channels/groups, R, S] of the one convolution of `groups` groups that the layers make up."""
+    per_group = channels // groups
+    total = np.tile(np.eye(per_group), (groups, 1)).reshape(channels, per_group, 1, 1)
+    for layer in layers:
+        out, taken, rows, columns = layer.w.shape
+        height, width = total.shape[2:]
+        inner = np.ascontiguousarray(total).reshape(layer.groups, taken, -1)
+        outer = layer.w.astype(np.float64).reshape(layer.groups, out // layer.groups, taken, rows, columns)
+        total = np.zeros((out, per_group, height + rows - 1, width + columns - 1))
+        for r in range(rows):
+            for s in range(columns):
+                part = np.matmul(outer[..., r, s], inner).reshape(out, per_group, height, width)
+                total[:, :, r : r + height, s : s + width] += part
+    return total
+
+
+def certify(draft: Draft, context: Context, rule: str, kernel: Kernel, chain: Chain) -> tuple[Candidate, float]:
+    """The chain as a candidate, and the largest change of a weight as a share of the largest weight."""
+    conv, x = kernel.node, required(draft, kernel.node, "x")
+    numbers = iter(range(1, 2 * len(chain.layers) + 1))
+    nodes = _nodes(draft, kernel, chain.layers, lambda base: f"{base}.chain{next(numbers)}")
+    as_stored = [Layer(n.array, layer.groups) for n, layer in zip(nodes[::2], chain.layers, strict=True)]
+    difference = composed(as_stored, int(str(x.type.shape[1])), kernel.groups) - kernel.stored
+    nominal = draft.nominal
+    certificate = {
+        "weight_error": float(np.linalg.norm(difference) / np.linalg.norm(kernel.stored.astype(np.float64))),
+        "macs_before": float(_macs([x, kernel.constant, conv], nominal)),
+        "macs_after": float(_macs([x, *nodes], nominal)),
+        "seconds_before": context.seconds(draft, [conv], nominal),
+        "seconds_after": context.seconds(draft, nodes, nominal),
+    }
+    return Candidate(rule, kernel, chain, certificate), float(np.abs(difference).max()) / kernel.largest
+
+
+def _macs(nodes: Sequence[Node], nominal: Mapping[str, int]) -> int:
+    """Multiply-adds of the convolutions among `nodes`, which hold their x and w."""
+    by_name = {node.name: node for node in nodes}
+    total = 0
+    for node in nodes[1:]:
+        if node.op == "conv2d":
+            x, w = (by_name[name].type for name in node.operands[:2])
+            total += concrete(OPS["conv2d"].macs([x, w], node.type, node.attrs), nominal)
+    return total
+
+
+Exact = Callable[[Kernel], "Sequence[Chain] | str | None"]
+"""Chains that make up a kernel; or why there are none; or None where there is nothing to look for."""
+Approximate = Callable[[Kernel], Iterable[Chain]]
+"""Chains near a kernel, coarse and fine."""
+
+
+@dataclass(frozen=True)
+class ChainPass:
+    """Replaces convolutions by chains that make them up exactly; offers near ones to whoever has a budget.
+
+    Of the chains found, the one predicted to be the fastest is taken. It is refused where the convolution is faster,
+    or one of the `rivals`' chains is.
+    """
+
+    name: str
+    doc: str
+    exact: Exact
+    approximate: Approximate
+    rivals: tuple[ChainPass, ...] = ()
+    numerics: Numerics = Numerics.REASSOCIATES
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def run(self, graph: Graph, context: Context) -> PassResult:
+        rule = Rule(
+            self.name,
+            frozenset({"conv2d"}),
+            lambda draft, node: self.match(draft, node, context),
+            lambda draft, candidate: candidate.patch(draft),
+            lambda candidate: candidate.chain.note,
+            lambda candidate: candidate.certificate,
+        )
+        return rewrite_to_fixed_point(graph, (rule,))
+
+    def match(self, draft: Draft, node: Node, context: Context) -> Candidate | Reject | None:
+        """The best exact chain, where it gains."""
+        kernel = read_kernel(draft, node)
+        if isinstance(kernel, Reject):
+            return kernel
+        best = self.best(draft, kernel, context)
+        if not isinstance(best, Candidate):
+            return best if best is None else Reject(node.name, best)
+        if context.force:
+            return best
+        if not best.gains:
+            return Reject(node.name, f"no gain: {best.figures}")
+        for rival in self.rivals:
+            other = rival.best(draft, kernel, context)
+            if isinstance(other, Candidate) and other.certificate["seconds_after"] < best.certificate["seconds_after"]:
+                return Reject(node.name, f"{other.figures}: {rival.name} is faster than {best.chain.note}")
+        return best
+
+    def best(self, draft: Draft, kernel: Kernel, context: Context) -> Candidate | str | None:
+        """The fastest of the exact chains; or why there is none."""
+        chains = self.exact(kernel)
+        if chains is None or isinstance(chains, str):
+            return chains
+        found = [certify(draft, context, self.name, kernel, chain) for chain in chains]
+        within = [candidate for candidate, off in found if off <= TOLERANCE]
+        if not within:
+            off = min(off for _, off in found)
+            return f"{found[0][0].chain.note} is off by {off:.2g} of the largest weight, more than {TOLERANCE:g}"
+        return min(within, key=lambda candidate: candidate.certificate["seconds_after"])
+
+    def candidates(self, draft: Draft, node: Node, context: Context) -> list[Candidate]:
+        """Near chains that are predicted to be faster, each with its certificate. None where weights are unfit."""
+        kernel = read_kernel(draft, node)
+        if isinstance(kernel, Reject):
+            return []
+        found = [certify(draft, context, self.name, kernel, chain)[0] for chain in self.approximate(kernel)]
+        return [candidate for candidate in found if candidate.gains or context.force]

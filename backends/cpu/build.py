@@ -6,6 +6,7 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from threading import Thread
 
@@ -32,10 +33,8 @@ GENERATOR_FILES = (
 
 @cache
 def generator_digest() -> str:
-    """Digest of what turns a source into code: the vocabulary, the compiler driver, llvmlite."""
-    import llvmlite
-
-    state = hashlib.sha256(llvmlite.__version__.encode())
+    """Digest of what turns a source into code: the vocabulary, the compiler driver, Numba, llvmlite."""
+    state = hashlib.sha256(f"{version('numba')} {version('llvmlite')}".encode())
     for name in GENERATOR_FILES:
         state.update((Path(__file__).parent / name).read_bytes())
     return state.hexdigest()
@@ -43,7 +42,7 @@ def generator_digest() -> str:
 
 def kernel_key(name: str, source: str, isa: Isa) -> str:
     """The store's key of a kernel."""
-    facts = "\0".join((generator_digest(), isa.name, isa.cpu, _triple(), name, source))
+    facts = "\0".join((generator_digest(), isa.name, isa.cpu, isa.tune, _triple(), name, source))
     return hashlib.sha256(facts.encode()).hexdigest()
 
 

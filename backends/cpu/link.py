@@ -6,6 +6,7 @@ from functools import cache
 from typing import Any
 
 from convc.backends.locks import ForkLock
+from convc.errors import ModelError
 
 _lock = ForkLock()
 _engines: list[Any] = []
@@ -35,7 +36,7 @@ def link(name: str, code: bytes, digest: bytes) -> int:
             engine.finalize_object()
             found = int(engine.get_function_address(name))
             if not found:
-                raise RuntimeError(f"object code has no function {name}")
+                raise ModelError(f"object code has no function {name}", hint="load the file without trust_code")
             _engines.append(engine)
             _addresses[name, digest] = found
         return found

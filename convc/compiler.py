@@ -11,8 +11,10 @@ from convc.interp import run_graph
 from convc.ir.graph import Graph
 from convc.limits import Limits
 from convc.model import CompiledModel, Options, Runnable
+from convc.passes.base import PassRecord
 from convc.passes.context import CostModel
 from convc.passes.manager import Instrument, Passes, resolve, run_passes
+from convc.passes.spend_budget import with_budget
 from convc.passes.stages import Recorder
 from convc.passes.widen_float16 import WIDEN_FLOAT16
 from convc.source import InputShapes, read_source
@@ -51,12 +53,18 @@ def compile(
         NumPy interpreter.
     passes
         `"default"`, `"none"` (each operator its own kernel), or a sequence of names and passes.
+    budget
+        The largest error of the outputs that approximate rewrites may cause, max |y - y'| / max |y|; None: no such
+        rewrites. It is measured on `calibration`; on other inputs it may be larger.
     threads
         Threads of an inference; None takes what the process may use. Results do not depend on it.
     input_shapes
         Shapes of inputs by name: a number fixes a size, a name makes it symbolic, None keeps it.
     example_inputs
         For a torch.nn.Module: a tensor for each argument of `forward`. Axis 0 of each becomes the symbol N.
+    calibration
+        Inputs to measure on: an array, arrays by input name, or a sequence of arrays in the order of the inputs, along
+        axis 0 as many examples as there are. Without it, seeded normal inputs serve, and the record says so.
     dump_dir
         A folder for the graph before and after each pass, the difference, and the record.
     instruments
@@ -76,14 +84,24 @@ def compile(
     limits = limits or Limits()
     if precision != "float32":
         raise InputError(f"precision={precision!r} is not available for {target}", hint="use precision='float32'")
-    if budget is not None or calibration is not None:
-        raise InputError("there is no approximate pass to spend a budget on", hint="leave out budget and calibration")
+    _check_budget(budget, calibration)
     options = Options(target, threads, limits)
     check_target(options)
     graph = read_source(source, input_shapes=input_shapes, example_inputs=example_inputs, limits=limits)
+    chosen = resolve(passes) if budget is None else with_budget(resolve(passes), budget, calibration)
     return compile_graph(
-        graph, options, passes, dump_dir=dump_dir, instruments=instruments, stop_after=stop_after, progress=progress
+        graph, options, chosen, dump_dir=dump_dir, instruments=instruments, stop_after=stop_after, progress=progress
     )
+
+
+def _check_budget(budget: Any, calibration: Any) -> None:
+    if budget is None and calibration is not None:
+        raise InputError("calibration is given without a budget", hint="give budget=, such as 0.01, or leave it out")
+    number = isinstance(budget, (int, float)) and not isinstance(budget, bool)
+    if budget is not None and not (number and 0 < budget < 1):
+        raise InputError(
+            f"budget={budget!r} is no share of the largest output", hint="give a number between 0 and 1, such as 0.01"
+        )
 
 
 def compile_graph(
@@ -98,17 +116,32 @@ def compile_graph(
     edit: Edit | None = None,
 ) -> CompiledModel:
     """Passes, program, kernels. `edit` (name, source) may give a kernel another source: to try one out."""
-    cost, limits = check_target(options), options.limits
+    recorder = Recorder(graph)
+    graph, records = optimise(
+        graph, options, passes, dump_dir=dump_dir, instruments=[*instruments, recorder], stop_after=stop_after
+    )
+    runnable = build_runnable(graph, options, progress=progress, edit=edit)
+    return CompiledModel(graph, records, options, runnable, recorder.stages)
+
+
+def optimise(
+    graph: Graph,
+    options: Options,
+    passes: Passes = "default",
+    *,
+    dump_dir: str | os.PathLike[str] | None = None,
+    instruments: Sequence[Instrument] = (),
+    stop_after: str | int | None = None,
+) -> tuple[Graph, tuple[PassRecord, ...]]:
+    """The graph after the passes that a target gets, and their records."""
+    cost = check_target(options)
     chosen = resolve(passes)
     if cost is not None and any(node.type.dtype is DType.F16 for node in graph.nodes):
         chosen = (WIDEN_FLOAT16, *chosen)
-    recorder = Recorder(graph)
-    graph, records = run_passes(
-        graph, chosen, dump_dir=dump_dir, instruments=[*instruments, recorder], stop_after=stop_after,
-        limits=limits, cost=cost,
+    return run_passes(
+        graph, chosen, dump_dir=dump_dir, instruments=instruments, stop_after=stop_after, limits=options.limits,
+        cost=cost,
     )  # fmt: skip
-    runnable = build_runnable(graph, options, progress=progress, edit=edit)
-    return CompiledModel(graph, records, options, runnable, recorder.stages)
 
 
 def build_runnable(

@@ -21,7 +21,7 @@ BASE = {"base"}
 IR = BASE | {"ops", "ir"}
 SHARED = IR | {"backends"}
 STAGES = SHARED | {"container", "frontends", "zoo", "data", "interp", "passes", "cpu", "model", "compiler"}
-EVERYTHING = STAGES | {"measure", "report", "cli"}
+EVERYTHING = STAGES | {"measure", "check", "report", "cli"}
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ ROOMS = {
     "model": Room(("convc.model", "convc.artifact"), SHARED | {"container", "interp", "passes", "compiler", "report"}),
     "compiler": Room(("convc.compiler", "convc.source"), STAGES),
     "measure": Room(("convc.measure",), STAGES, RIVALS | {"matplotlib"}),
+    "check": Room(("convc.check",), STAGES | {"measure"}),
     "report": Room(("convc.report",), EVERYTHING - {"cli"}),
     "cli": Room(("convc.cli", "convc.__main__"), EVERYTHING, frozenset({"rich", "PIL"})),
 }

@@ -34,10 +34,10 @@ class Fault:
     """The smallest part found that is wrong when compiled.
 
     `node` is the first node of the description that is off, by `error`; `part` holds all nodes that it takes.
-    `made_by` is the pass without which the part is right, None where it is wrong without any. `cause` is "pass" where
-    that pass changes what the part means, "kernel" where one node's kernels compute it wrongly, "program" where each
-    node by itself is right. `culprits` are the nodes after the pass, `kernels` what runs them, without
-    those that also ran where all was right.
+    `made_by` is the pass without which the part is right, None where it is wrong without any; `pass_index` its number.
+    `cause` is "pass" where that pass changes what the part means, "kernel" where one node's kernels compute it wrongly,
+    "program" where each node by itself is right. `culprits` are the nodes after the pass, `kernels` what runs them,
+    without those that also ran where all was right.
     """
 
     node: str
@@ -70,20 +70,24 @@ class Fault:
 
 
 class Locator:
-    """Compiles parts of one graph, with its sizes bound, and compares them with the interpreter."""
+    """Compiles parts of one graph, with its sizes bound, and compares them with the interpreter.
+
+    `passes` are those to go through, with their numbers in the pipeline.
+    """
 
     def __init__(
         self,
         graph: Graph,
         inputs: Mapping[str, Array],
         compile: Compile,
-        passes: Sequence[Pass],
+        passes: Sequence[tuple[int, Pass]],
         tolerance: float,
         tell: Tell | None = None,
     ) -> None:
         sizes = bind_sizes(graph.inputs, {name: array.shape for name, array in inputs.items()})
         self.graph = graph.bind(**sizes) if sizes else graph
-        self.passes = tuple(passes)
+        self.numbers = tuple(number for number, _ in passes)
+        self.passes = tuple(one for _, one in passes)
         self.tolerance = tolerance
         self.trials = 0
         self._compile = compile
@@ -162,13 +166,13 @@ class Locator:
         kernels = () if bent else self._suspects(model, names)
         return Fault(
             off, self.graph[off].op, difference(found[off], expected[off]), cause,
-            None if made_by is None else self.passes[made_by].name, None if made_by is None else made_by + 1,
+            None if made_by is None else self.passes[made_by].name, None if made_by is None else self.numbers[made_by],
             tuple(str(model.graph[name]) for name in names), kernels, part, inputs, expected, found,
         )  # fmt: skip
 
     def _suspects(self, model: CompiledModel, names: Collection[str]) -> tuple[str, ...]:
-        """Kernels that run the given nodes or bring what they read; of those that also ran in a part that was right none,
-        unless no other is left.
+        """Kernels that run the given nodes or bring what they read; those that also ran in a part that was right only
+        where no other is left.
         """
         steps = model.program.steps
         near = {*names, *(operand for name in names for operand in model.graph[name].operands)}

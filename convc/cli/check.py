@@ -69,7 +69,14 @@ def run(args: argparse.Namespace, edit: Edit | None = None) -> int:
             def again(part: Graph, passes: Sequence[Pass]) -> CompiledModel:
                 return compile_graph(part, options, passes, edit=edit)
 
-            fault = Locator(graph, given, again, passes, tolerance, report).locate()
+            # Passes that rewrote nothing come last: some take long to find that out, and they are hardly ever needed.
+            every = list(enumerate(passes, 1))
+            records = model.records[len(model.records) - len(passes) :] if not compiled else ()
+            rewrote = [one for one, record in zip(every, records, strict=True) if record.rewrites] if records else every
+            for chosen in (rewrote, every) if rewrote != every else (every,):
+                fault = Locator(graph, given, again, chosen, tolerance, report).locate()
+                if fault is not None:
+                    break
     files: list[str] = []
     if fault is not None and args.reduce:
         from convc.check.reduce import write_fault
@@ -120,11 +127,13 @@ def tell_fault(fault: Fault) -> None:
         say("it is wrong without any pass")
     else:
         say(f"it is right ahead of pass {fault.pass_index}, {fault.made_by}, and wrong after it")
-    culprits = ", ".join(fault.culprits)
+    culprits, kernels = ", ".join(fault.culprits), ", ".join(fault.kernels)
     if fault.cause == "pass":
         say(f"the pass changed what the part means; it made {culprits}")
     elif fault.cause == "kernel":
-        say(f"the graph after it is right, {culprits} is computed wrongly by {', '.join(fault.kernels)}")
+        say(
+            f"the graph is right, but {culprits} is computed wrongly by {'one of ' * (len(fault.kernels) > 1)}{kernels}"
+        )
     else:
-        say(f"the graph after it is right, and each of {culprits} by itself: the program that joins them is wrong")
-        say(f"its kernels are {', '.join(fault.kernels)}")
+        say(f"the graph is right, and so is each of {culprits} by itself: the program that joins them is wrong")
+        say(f"its kernels are {kernels}")

@@ -71,12 +71,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _graph_after(args: argparse.Namespace, stage: str) -> Graph:
-    graph = models.read_graph(args)
     if stage == "read":
-        return graph
-    from convc.passes.manager import run_passes
-
-    return run_passes(graph, models.parse_passes(args.passes), stop_after=stage, dump_dir=args.dump_dir)[0]
+        return models.read_graph(args)
+    return models.run_passes(args, stop_after=stage, dump_dir=args.dump_dir)[0]
 
 
 def _write_text(args: argparse.Namespace, graph: Graph) -> int:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from convc.cli.inspect import PASS_COLUMNS, pass_row
+from convc.cli.inspect_passes import PASS_COLUMNS, pass_row
 from convc.cli.output import count, print_json, progress, say, table
 
 if TYPE_CHECKING:

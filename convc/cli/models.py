@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from convc.cli.output import progress
 from convc.errors import InputError
@@ -13,6 +14,8 @@ from convc.errors import InputError
 if TYPE_CHECKING:
     from convc.ir.graph import Graph
     from convc.model import CompiledModel, Port
+    from convc.passes.base import PassRecord
+    from convc.passes.manager import Instrument
 
 SOURCE_HELP = "an .onnx file, a .txt file in convc's textual form, or zoo:NAME (see convc zoo)"
 MODEL_HELP = f"a .convc file, {SOURCE_HELP}"
@@ -101,6 +104,17 @@ def read_graph(args: argparse.Namespace) -> Graph:
     from convc.source import read_source
 
     return read_source(args.model, input_shapes=parse_shapes(args.input_shape))
+
+
+def run_passes(
+    args: argparse.Namespace, instruments: Sequence[Instrument] = (), **more: Any
+) -> tuple[Graph, tuple[PassRecord, ...]]:
+    """The graph of MODEL after the passes that compiling it for the target would run, and their records."""
+    from convc.compiler import optimise
+    from convc.model import Options
+
+    graph, options = read_graph(args), Options(args.target or "cpu", args.threads)
+    return optimise(graph, options, parse_passes(args.passes), instruments=instruments, **more)
 
 
 def load_or_compile(args: argparse.Namespace) -> CompiledModel:

@@ -76,9 +76,17 @@ def _fit(cell: str, width: int, right: bool) -> str:
 
 
 def _print_bold(line: str) -> None:
+    say_styled(line, "bold")
+
+
+def say_styled(text: str, style: str) -> None:
+    """Print one cleaned line, in a style of rich's where that shows."""
+    if not sys.stdout.isatty():
+        say(text)
+        return
     from rich.console import Console
 
-    Console().print(line, style="bold", markup=False, highlight=False, emoji=False, soft_wrap=True)
+    Console().print(clean(text), style=style, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
 
 def count(number: float) -> str:
@@ -127,4 +135,4 @@ def _bar() -> Any:
     return Progress(*columns, console=Console(stderr=True), transient=True)
 
 
-__all__ = ["ProgressCallback", "clean", "count", "note", "print_json", "progress", "say", "size", "table"]
+__all__ = ["ProgressCallback", "clean", "count", "note", "print_json", "progress", "say", "say_styled", "size", "table"]

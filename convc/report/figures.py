@@ -7,9 +7,8 @@ from typing import Any
 
 from convc.backends.memory import MemoryPlan, plan_memory
 from convc.backends.program import Layout, Program, buffers_of
-from convc.dims import concrete
-from convc.ir.graph import Graph, Node
-from convc.ops import OPS
+from convc.ir.graph import Graph
+from convc.measure.layers import layers
 from convc.passes.base import PassRecord
 
 
@@ -22,26 +21,7 @@ def model_figures(graph: Graph) -> dict[str, Any]:
         "sizes": graph.nominal,
         "parameters": graph.parameters(),
         "macs": graph.macs(),
-        "layers": [layer_figures(graph, node) for node in graph.operators],
-    }
-
-
-def layer_figures(graph: Graph, node: Node) -> dict[str, Any]:
-    """Name, operator, shape, parameters and MACs of a node; a constant counts where it is first used."""
-    operator = OPS[node.op]
-    parameters = 0
-    for index, name in enumerate(node.inputs):
-        counts = name is not None and operator.slot(index) in operator.weights and graph[name].op == "constant"
-        if name is not None and counts and graph.users(name)[0].name == node.name:
-            parameters += concrete(graph[name].type.elements, {})
-    return {
-        "name": node.name,
-        "operator": node.op,
-        "type": str(node.type),
-        "shape": list(node.type.concrete(graph.nominal)),
-        "parameters": parameters,
-        "macs": concrete(graph.node_macs(node), graph.nominal),
-        "source": list(node.source),
+        "layers": [layer.to_json() for layer in layers(graph)],
     }
 
 

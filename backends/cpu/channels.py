@@ -68,15 +68,17 @@ def following_channels(
     residual: Planes, out: int, channels: int, groups: int, count: int
 ) -> tuple[Channels, Planes] | None:
     """Output channels where those of the residual are: a block for each of its planes and each group with channels
-    there. Also the residual with a plane for each block, or None where the blocks that this takes beyond the fewest
-    cost more than moving the residual. `count` is the multiply-adds of an output. The last plane always has channels.
+    there. Also the residual with a plane for each block. None where that takes more than twice the fewest blocks (all
+    that follows would, too), or where the multiply-adds of those beyond cost more than moving the residual.
+    `count` is the multiply-adds of an output. The last plane always has channels.
     """
     lanes, per_group = residual.lanes, out // groups
     of_group = residual.places.reshape(groups, per_group, 2)
     planes = [np.unique(places[:, 0]) for places in of_group]
     blocks = max(map(len, planes))
-    extra = groups * (blocks + per_group // -lanes)
-    if extra * count > 2 * RELAYOUT_CYCLES * len(residual.planes):
+    fewest = -(-per_group // lanes)
+    extra = groups * (blocks - fewest)
+    if blocks > 2 * fewest or extra * count > 2 * RELAYOUT_CYCLES * len(residual.planes):
         return None
     slots = np.full((groups, blocks, lanes), -1, np.int64)
     empty = iter(sorted(set(range(len(residual.planes))) - set(residual.places[:, 0].tolist())))

@@ -139,7 +139,8 @@ class App {
         for (const block of chain(pane.graph, node.id).slice(1)) this.passing.add(pane.graph.blocks[block].key);
       }
     }
-    this.redraw();
+    if (this.isShown(this.allOpen())) for (const pane of this.panes) pane.highlight();
+    else this.redraw();
     for (const pane of this.panes) pane.centreOn(names.map((name) => pane.boxOf(name)).filter(Boolean));
   }
 
@@ -244,9 +245,14 @@ class App {
     this.showDetails();
   }
 
+  /** Whether the panes show just these blocks open. */
+  isShown(open) {
+    return this.panes.every((pane) => pane.open.size === open.size && [...open].every((key) => pane.open.has(key)));
+  }
+
   redraw() {
     const [before, after] = this.graphs();
-    const marks = differences(before, after);
+    const marks = differences(before, after, this.rewrites());
     const open = this.allOpen();
     for (const pane of this.panes) {
       if (pane === this.before) pane.show(before, marks.before, open);
@@ -276,7 +282,7 @@ class App {
     if (this.chosen !== null) {
       const graph = after.named.has(this.chosen) ? after : before;
       const node = graph.named.get(this.chosen);
-      const marks = differences(before, after);
+      const marks = differences(before, after, this.rewrites());
       const end = this.stop === 0 ? 0 : Math.min(RECORDS.length, graph === after ? this.stop : this.stop - 1);
       content = node ? showNode(node, graph, end, (graph === after ? marks.after : marks.before).get(node.id)) : [h("p", { class: "note" }, `%${this.chosen} is not in this graph.`)];
     } else if (this.stop === 0 || this.stop === LAST_STOP) content = showModel(this.stop === LAST_STOP);

@@ -16,7 +16,7 @@ function fill(element, facts, children) {
     else if (value === true) element.setAttribute(name, "");
     else if (value !== false && value !== null && value !== undefined) element.setAttribute(name, plain(value));
   }
-  for (const child of children.flat()) {
+  for (const child of children.flat(Infinity)) {
     if (child !== null && child !== undefined && child !== false) {
       element.append(typeof child === "object" ? child : plain(child));
     }
@@ -46,7 +46,7 @@ function time(seconds) {
 }
 
 const percent = (share) => (share * 100).toFixed(share < 0.0995 ? 1 : 0) + " %";
-const change = (before, after, text) => (before === after ? text(before) : text(before) + " \u2192 " + text(after));
+const change = (before, after, text) => (text(before) === text(after) ? text(before) : text(before) + " \u2192 " + text(after));
 const total = (counts) => Object.values(counts).reduce((a, b) => a + b, 0);
 const plural = (number, one, many) => number + " " + (number === 1 ? one : many || one + "s");
 
@@ -100,22 +100,31 @@ const colour = (op) => "var(--" + (FAMILY.get(op) || "move") + ")";
 
 const ruler = document.createElement("canvas").getContext("2d");
 const widths = new Map();
+const fits = new Map();
 
-/** The text, cut in its middle where it is wider than `room` in the given font. */
-function fitted(text, room, font) {
+/** The text, cut in its middle or at its end where it is wider than `room` in the given font. */
+function fitted(text, room, font, atEnd) {
   text = plain(text);
-  const width = (part) => {
-    const key = font + part;
-    if (!widths.has(key)) {
-      ruler.font = font;
-      widths.set(key, ruler.measureText(part).width);
-    }
-    return widths.get(key);
-  };
+  const key = `${room}|${font}|${text}`;
+  if (!fits.has(key)) fits.set(key, cutToFit(text, room, font, atEnd));
+  return fits.get(key);
+}
+
+function measured(text, font) {
+  const key = `${font}|${text}`;
+  if (!widths.has(key)) {
+    if (ruler.font !== font) ruler.font = font;
+    widths.set(key, ruler.measureText(text).width);
+  }
+  return widths.get(key);
+}
+
+function cutToFit(text, room, font, atEnd) {
+  const width = (part) => measured(part, font);
   if (width(text) <= room) return text;
   let low = 0;
   let high = text.length;
-  const cut = (kept) => text.slice(0, Math.ceil(kept * 0.35)) + "\u2026" + text.slice(text.length - Math.floor(kept * 0.65));
+  const cut = (kept) => atEnd ? text.slice(0, kept).trimEnd() + "\u2026" : text.slice(0, Math.ceil(kept * 0.35)) + "\u2026" + text.slice(text.length - Math.floor(kept * 0.65));
   while (low < high) {
     const middle = (low + high + 1) >> 1;
     if (width(cut(middle)) <= room) low = middle;

@@ -4,7 +4,7 @@
 const NODE_W = DATA.node_width;
 const NODE_H = 46;
 const GAP_Y = 34;
-const PORT_GAP = 18;
+const PORT_GAP = 24;
 const PAD = 14;
 const HEAD = 26;
 

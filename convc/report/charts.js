@@ -10,7 +10,7 @@ function memoryView(host) {
       card(bytes(totals.arena), "arena for activations"), card(bytes(totals.buffers), `${plural(memory.buffers.length, "buffer")} without sharing`),
       card(percent(saved), "saved by sharing"), card(bytes(totals.inputs + totals.outputs), "inputs and outputs")),
     memory.buffers.length ? h("div", { class: "chart", id: "memory-chart" }) : h("p", { class: "note" }, `Target ${program.target} plans no memory.`),
-    h("div", { class: "faint" }, "Across: steps of the program. Up: place in the arena. Each rectangle is a buffer, from the step that writes it to the last that reads it; the dashed line is what is alive.")));
+    h("div", { class: "faint" }, "Across: steps of the program. Up: place in the arena. Each rectangle is a buffer, from the step that writes it to the last that reads it; the thin line is what is alive.")));
   if (memory.buffers.length) drawMemory(byId("memory-chart"));
 }
 
@@ -34,13 +34,13 @@ function drawMemory(host) {
   }
   svg.append(s("text", { class: "axis-text", x: width - edge.right, y: height - 2, "text-anchor": "end" }, "step"));
   for (const buffer of memory.buffers) {
-    const node = FINAL.named.get(buffer.name);
+    const node = workedFor(buffer.name);
     const [from, to] = buffer.life;
     const rect = s("rect", { class: "buffer", x: x(from), y: y(buffer.offset + buffer.bytes), width: Math.max(1, x(to + 1) - x(from)), height: Math.max(1, y(buffer.offset) - y(buffer.offset + buffer.bytes)), rx: 1.5 });
     rect.style.setProperty("--family", colour(node ? node.op : ""));
     const step = (moment) => memory.moments.indexOf(moment) + 1;
     tip(rect, () => `%${plain(buffer.name)}\n${plain(buffer.type)}\n${bytes(buffer.bytes)} at ${bytes(buffer.offset)}, steps ${step(from)} to ${memory.moments.lastIndexOf(to) + 1}`);
-    rect.addEventListener("click", () => app.seek(buffer.name, RECORDS.length + 1));
+    rect.addEventListener("click", () => app.seek(node ? node.name : buffer.name, RECORDS.length + 1));
     svg.append(rect);
     const room = x(to + 1) - x(from) - 8;
     if (room > 34 && y(buffer.offset) - y(buffer.offset + buffer.bytes) > 15) {
@@ -51,6 +51,12 @@ function drawMemory(host) {
   for (const buffer of memory.buffers) for (let at = buffer.life[0]; at <= buffer.life[1]; at++) alive[at] += buffer.bytes;
   svg.append(s("path", { class: "live", d: alive.map((size, at) => `${at ? "V" + round(y(size)) : "M" + round(x(0)) + " " + round(y(size))}H${round(x(at + 1))}`).join("") }));
   host.replaceChildren(svg);
+}
+
+/** The node that a value belongs to: lowering names what it puts beside a node `node.something`. */
+function workedFor(name) {
+  while (name && !FINAL.named.has(name)) name = name.slice(0, Math.max(0, name.lastIndexOf(".")));
+  return FINAL.named.get(name) || null;
 }
 
 /** Round numbers from 0 up to `most`, about `wanted` of them. */

@@ -11,7 +11,7 @@ DATA.step_nodes.forEach((name, index) => {
   STEPS_OF.get(name).push(index);
 });
 
-const section = (title, ...content) => (content.flat().length ? [h("h3", {}, title), ...content.flat()] : []);
+const section = (title, ...content) => (content.flat().filter(Boolean).length ? [h("h3", {}, title), ...content.flat()] : []);
 const facts = (pairs, left) => h("dl", { class: left ? "facts left" : "facts" }, pairs.map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]));
 const link = (text, action, title) => h("button", { type: "button", class: "link mono", title, on: { click: action } }, text);
 

@@ -1,6 +1,6 @@
 // One pane: a graph drawn as SVG, moved and zoomed, its blocks opened and closed, its nodes marked and chosen.
 
-const MINIMUM_ZOOM = 0.04;
+const MINIMUM_ZOOM = 0.015;
 const MAXIMUM_ZOOM = 3;
 const OP_FONT = "620 12.5px system-ui, sans-serif";
 const EXTRA_FONT = "11.5px system-ui, sans-serif";
@@ -89,14 +89,14 @@ class Pane {
     const touched = counts.added + counts.removed + counts.changed > 0;
     const g = s("g", { class: `block ${box.open ? "open" : ""} ${touched ? "touched" : ""}`, transform: `translate(${round(box.x)} ${round(box.y)})`, "data-block": number });
     const chevron = s("path", { class: "chevron", d: box.open ? "M11 11l4 4 4-4" : "M11 15l4 4-4 4" });
-    const text = block.label || nameOfPart(this.graph, block);
+    const text = titleOf(this.graph, number);
     if (box.open) {
       g.append(
         s("rect", { class: "halo", x: -4, y: -4, width: box.width + 8, height: box.height + 8, rx: 14 }),
         s("rect", { class: "box", width: box.width, height: box.height, rx: 11 }),
         s("rect", { class: "cap", width: box.width, height: HEAD, rx: 11 }),
         chevron,
-        s("text", { class: "label", x: 25, y: 17 }, fitted(text, box.width / 2 - 32, OP_FONT)),
+        s("text", { class: "label", x: 25, y: 17 }, fitted(text, box.width - 36, OP_FONT)),
       );
       return g;
     }
@@ -108,7 +108,7 @@ class Pane {
       s("rect", { class: "box", width: NODE_W, height: NODE_H, rx: 8 }),
       chevron,
       s("text", { class: "label", x: 26, y: 19 }, fitted(text, NODE_W - 34 - 30 * marks.length, OP_FONT)),
-      s("text", { class: "extra", x: 26, y: 36 }, fitted(`${plural(block.size, "operator")} \u00b7 ${this.operators(number)}`, NODE_W - 34, NAME_FONT)),
+      s("text", { class: "extra", x: 26, y: 36 }, fitted(`${block.size} ops: ${this.operators(number)}`, NODE_W - 34, NAME_FONT, true)),
       s("text", { class: "extra", x: NODE_W - 8, y: 19, "text-anchor": "end" },
         marks.map((kind) => s("tspan", { class: "count-" + kind, dx: 5 }, signs[kind] + counts[kind]))),
     );
@@ -242,7 +242,7 @@ class Pane {
     const { width, height } = this.size();
     const inner = { width: Math.max(1, width - 48), height: Math.max(1, height - 76) };
     let zoom = Math.min(inner.width / this.placed.width, inner.height / this.placed.height, 1.15);
-    if (!everything) zoom = Math.max(zoom, Math.min(0.7, inner.width / this.placed.width));
+    if (!everything) zoom = Math.max(zoom, Math.min(0.9, inner.width / this.placed.width));
     zoom = Math.max(zoom, MINIMUM_ZOOM);
     const spare = inner.height - this.placed.height * zoom;
     this.view = { x: (width - this.placed.width * zoom) / 2, y: 46 + Math.max(0, spare / 2), zoom };
@@ -291,19 +291,19 @@ class Pane {
   }
 }
 
-const measured = (text, font) => {
-  ruler.font = font;
-  return ruler.measureText(text).width;
-};
-
 /** The part of a node's name that its block does not say already. */
 function label(graph, node) {
   const key = graph.blocks[graph.home.get(node.id)].key;
   return key && node.name.startsWith(key) && node.name.length > key.length + 1 ? node.name.slice(key.length + 1) : node.name;
 }
 
-/** What a cut-out part of a long network is called: its first and last node. */
-function nameOfPart(graph, block) {
+/** A block's label, with that of the block around it where it is but a number; for a part of a long network its ends. */
+function titleOf(graph, number) {
+  const block = graph.blocks[number];
+  if (block.label) {
+    const outer = graph.blocks[graph.parents[number]].label;
+    return /^\d+$/.test(block.label) && outer ? `${outer}.${block.label}` : block.label;
+  }
   const nodes = block.members.filter((member) => member >= 0).map((member) => NODES[member]);
   return nodes.length ? `${nodes[0].name} \u2026 ${nodes[nodes.length - 1].name}` : block.key;
 }

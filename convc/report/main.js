@@ -17,6 +17,9 @@ function start() {
     chip(bytes(totals.arena), "activations", true),
     ...(PROFILE ? [chip(time(PROFILE.seconds), "on one thread")] : []));
 
+  for (const [kind, text] of [["removed", "gone"], ["added", "new"], ["changed", "changed"]]) {
+    byId("legend").append(h("span", {}, h("i", { class: kind }), text));
+  }
   const click = (id, action) => byId(id).addEventListener("click", action);
   for (const name of ["graph", "memory", "kernels"]) click("tab-" + name, () => app.setView(name));
   for (const mode of ["before", "both", "after"]) click("show-" + mode, () => show(mode));

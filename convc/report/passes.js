@@ -27,21 +27,26 @@ function passList(current, go) {
   ];
 }
 
-/** Which nodes differ between two graphs, by id: in the first one removed or changed, in the second added or changed. */
-function differences(before, after) {
+/**
+ * Which nodes differ between two graphs, by id: in the first one removed or changed, in the second added or changed.
+ * A node that only reads another name than before is the same.
+ */
+function differences(before, after, rewrites) {
   const marks = { before: new Map(), after: new Map() };
   if (before === after) return marks;
+  const made = new Set(rewrites.flatMap((rewrite) => rewrite.added));
+  const same = (a, b) => a.id === b.id || (!made.has(a.name) && a.op === b.op && a.type === b.type && JSON.stringify(a.attrs) === JSON.stringify(b.attrs));
   for (const node of before.nodes) {
     if (node.op === "output") continue;
     const other = after.named.get(node.name);
     if (!other) marks.before.set(node.id, "removed");
-    else if (other.id !== node.id) marks.before.set(node.id, "changed");
+    else if (!same(node, other)) marks.before.set(node.id, "changed");
   }
   for (const node of after.nodes) {
     if (node.op === "output") continue;
     const other = before.named.get(node.name);
     if (!other) marks.after.set(node.id, "added");
-    else if (other.id !== node.id) marks.after.set(node.id, "changed");
+    else if (!same(node, other)) marks.after.set(node.id, "changed");
   }
   return marks;
 }

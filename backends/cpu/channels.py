@@ -188,7 +188,8 @@ def pack_weights(weights: Array, channels: Channels, columns: Ints, cols: int) -
         in_order = bool((columns[group] == np.arange(weights.shape[1])).all()) if count == weights.shape[1] else False
         for width in conv.tiles_of(channels.group_blocks, cols):
             slots = channels.slots[block : block + width].reshape(-1)
-            rows = weights[np.maximum(slots, 0)] if (np.diff(slots) != 1).any() else weights[slots[0] : slots[-1] + 1]
+            in_turn = slots[0] >= 0 and (np.diff(slots) == 1).all()
+            rows = weights[slots[0] : slots[-1] + 1] if in_turn else weights[np.maximum(slots, 0)]
             tile = packed[start : start + width * lanes * count].reshape(count, width * lanes)
             np.copyto(tile, (rows if in_order else rows[:, columns[group]]).T)
             tile[:, slots < 0] = 0.0

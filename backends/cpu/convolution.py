@@ -280,7 +280,8 @@ def arguments(step: Step, bound: Binding) -> Sequence[Word]:
     tiles = groups * -(-call.group_blocks // call.spec.cols)
     pixel_bytes = max(call.spec.rows * count * 4 // max(len(np.unique(taps.dy)) * sw, 1), 1)
     panel = max(1, min(PANEL_BYTES // pixel_bytes, -(-total * tiles // 16), total))
-    residual: Sequence[Word] = (bound.arena, bound.table(r.planes)) if call.spec.residual else (0, 0)
+    r_start = bound.arena + (a * r.row + b * r.pixel)
+    residual: Sequence[Word] = (r_start, bound.table(r.planes)) if call.spec.residual else (0, 0)
     return [
         bound.arena, bound.constant(call.weights), bound.constant(call.bias),
         bound.arena + (a * y.row + b * y.pixel), bound.table(y.planes), *residual,

@@ -121,6 +121,29 @@ def test_transposed(plane: tuple[int, int], attrs: dict[str, Any], channels: int
     check(transposed((2, channels, *plane), out, groups=groups, **attrs))
 
 
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("groups", [1, 18])
+def test_transposed_with_residuals(stride: int, groups: int) -> None:
+    b = Builder("transposed", seed=2)
+    x = b.conv(b.input("x", (2, 18, 4, 5)), 18, kernel=1)
+    w = np.random.default_rng(1).normal(size=(18, 18 // groups, 3, 3)).astype(np.float32)
+    plane = (3 * stride + 3, 4 * stride + 3)
+    residual = b.input("r", (2, 18, *plane))
+    attrs = {"stride": (stride, stride), "groups": groups, "activation": Activation("relu")}
+    y = b.op("conv_transpose2d", [x, w, None, residual], **attrs)
+    check(b.finish([y, b.op("conv_transpose2d", [x, w, np.ones(18, np.float32), y], **attrs)]))
+
+
+@pytest.mark.parametrize("start", [1, 9, 15, 16, 17])
+@pytest.mark.parametrize("count", [1, 3, 17])
+def test_depthwise_on_a_slice_that_starts_within_a_vector(start: int, count: int) -> None:
+    b = Builder("slice", seed=2)
+    y = b.conv(b.input("x", (1, 3, 5, 4)), 34, kernel=1)
+    part = b.slice(y, axis=1, start=start, stop=start + count)
+    ends = [b.conv(part, count * times, kernel=3, groups=count) for times in (1, 2)]
+    check(b.finish([*ends, b.conv(part, 5, kernel=3)]))
+
+
 def test_transposed_at_other_sizes() -> None:
     b = Builder("transposed", seed=1)
     x = b.input("x", ("N", 5, "H", "W"), nominal={"N": 1, "H": 3, "W": 4})

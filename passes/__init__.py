@@ -30,6 +30,7 @@ from convc.passes.recognise_pooling import RECOGNISE_POOLING
 from convc.passes.recognise_shuffle import RECOGNISE_SHUFFLE
 from convc.passes.separate_depthwise import SEPARATE_DEPTHWISE
 from convc.passes.separate_kernels import SEPARATE_KERNELS
+from convc.passes.spend_budget import SPEND_BUDGET
 from convc.passes.stack_conv5x5 import STACK_CONV5X5
 from convc.passes.widen_float16 import WIDEN_FLOAT16
 
@@ -59,6 +60,7 @@ PASSES: dict[str, Pass] = {
         STACK_CONV5X5,
         BOTTLENECK,
         SEPARATE_KERNELS,
+        SPEND_BUDGET,
         COMMUTE_POOLING,
         FUSE_PROLOGUE,
         LOWER_BATCHNORM,

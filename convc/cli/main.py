@@ -62,7 +62,13 @@ def build_parser(chosen: str | None) -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     words = sys.argv[1:] if argv is None else list(argv)
-    args = build_parser(next((word for word in words if word in VERBS), None)).parse_args(words)
+    chosen = next((word for word in words if word in VERBS), None)
+    parser = build_parser(chosen)
+    if chosen == "inspect":
+        from convc.cli.inspect import complete
+
+        words = complete(words)
+    args = parser.parse_args(words)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:

@@ -88,8 +88,8 @@ def _memory(program: Program, plan: MemoryPlan) -> dict[str, Any]:
         moments.append(moment)
         moment += not step.joins
         for layout in step.writes:
-            for buffer in buffers_of(layout):
-                written.setdefault(buffer, index)
+            for number in buffers_of(layout):
+                written.setdefault(number, index)
     buffers = []
     for index in sorted(plan.offsets, key=lambda i: (plan.lives[i], i)):
         buffer = program.buffers[index]

@@ -10,20 +10,34 @@ from typing import Any
 from convc.dims import Dim, Size
 from convc.errors import InputError, LimitError, ModelError
 from convc.files import regular_file_size
+from convc.frontends.torch import is_module, load_torch
 from convc.ir.graph import Graph, Node, graph_input, make_node
 from convc.limits import Limits
 
 InputShapes = Mapping[str, Sequence[int | str | None]]
 
 
-def read_source(source: Any, *, input_shapes: InputShapes | None = None, limits: Limits | None = None) -> Graph:
-    """The graph of a convc.Graph, an onnx.ModelProto or its bytes, `zoo:NAME`, or a path.
+def read_source(
+    source: Any,
+    *,
+    input_shapes: InputShapes | None = None,
+    example_inputs: Sequence[Any] | None = None,
+    limits: Limits | None = None,
+) -> Graph:
+    """The graph of a convc.Graph, an onnx.ModelProto or its bytes, a torch.nn.Module, `zoo:NAME`, or a path.
 
     A path ending in .txt is read as the textual form, with constants from the .safetensors file of the same name beside
     it, any other as ONNX. `input_shapes` overrides the shapes of inputs by name: a number fixes a size, a name makes it
-    symbolic, None keeps it. Raises ModelError for what cannot be read, InputError for shapes or names that do not fit.
+    symbolic, None keeps it. A module needs `example_inputs`, tensors for the arguments of `forward`. Raises ModelError
+    for what cannot be read, InputError for shapes or names that do not fit.
     """
     limits = limits or Limits()
+    if is_module(source):
+        return load_torch(source, example_inputs, input_shapes=input_shapes, limits=limits)
+    if example_inputs is not None:
+        raise InputError(
+            f"example_inputs belongs to PyTorch modules, and this is a {type(source).__name__}", hint="leave it out"
+        )
     if isinstance(source, Graph):
         return with_input_shapes(source, input_shapes or {})
     if isinstance(source, str) and source.startswith("zoo:"):
@@ -39,7 +53,8 @@ def read_source(source: Any, *, input_shapes: InputShapes | None = None, limits:
 
         return load_onnx(source, input_shapes=input_shapes, limits=limits)
     raise InputError(
-        f"a {type(source).__name__} is no model", hint="give a path, zoo:NAME, an onnx.ModelProto or a convc.Graph"
+        f"a {type(source).__name__} is no model",
+        hint="give a path, zoo:NAME, an onnx.ModelProto, a torch.nn.Module or a convc.Graph",
     )
 
 

@@ -57,7 +57,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         widths[max(may_cut, key=widths.__getitem__)] -= 1
 
     def lines(row: Sequence[str]) -> Iterator[str]:
-        wrapped = textwrap.wrap(row[-1], widths[-1]) or [""]
+        wrapped = textwrap.wrap(row[-1], max(widths[-1], 1)) or [""]
         fitted = [_fit(cell, width, at_right) for cell, width, at_right in zip(row, widths, right, strict=True)]
         yield "  ".join([*fitted[:-1], _fit(wrapped[0], widths[-1], right[-1])]).rstrip()
         yield from (" " * (sum(widths[:-1]) + 2 * (len(widths) - 1)) + more for more in wrapped[1:])

@@ -51,7 +51,8 @@ def difference(found: Array, expected: Array) -> Difference:
     odd = ~finite
     if odd.any() and not np.array_equal(found[odd].astype(np.float64), expected[odd], equal_nan=True):
         return Difference(float("inf"), True)
-    apart = np.abs(found[finite].astype(np.float64) - expected[finite])
+    with np.errstate(all="ignore"):
+        apart = np.abs(found[finite].astype(np.float64) - expected[finite])
     if not np.isfinite(apart).all():
         return Difference(float("inf"), True)
     largest = float(apart.max(initial=0.0))

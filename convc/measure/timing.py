@@ -67,10 +67,10 @@ def race(
     for _ in range(budget.warmup):
         for run in contestants.values():
             run()
-    begin = time.perf_counter()
     total = budget.seconds * len(contestants)
     turns = 0
     with collector_off():
+        begin = time.perf_counter()
         while turns < budget.runs or time.perf_counter() - begin < total:
             for name, run in contestants.items():
                 if settle:

@@ -18,14 +18,16 @@ from convc.passes.fuse_epilogue import EPILOGUES
 from convc.types import DType
 
 SEEDS = [*range(40), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(40, 400))]
+ORDERS = [*range(200), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(200, 2000))]
 EXACT = [name for name, one in PASSES.items() if one.numerics is Numerics.EXACT]
 
 
 class Maker:
     """Grows a graph node by node, mostly on what came last, sometimes on something older."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, most: int = 30) -> None:
         self.random = random.Random(seed)
+        self.most = most
         self.nodes: list[Node] = []
         self.values: list[Node] = []
         self.weights: list[Node] = []
@@ -34,7 +36,7 @@ class Maker:
         channels = self.random.choice([2, 4])
         batch = self.random.choice([1, 2])
         self.values.append(self.keep(graph_input("x", DType.F32, (batch, channels, 7, 6))))
-        wanted = self.random.randint(5, 30)
+        wanted = self.random.randint(5, self.most)
         while len(self.values) < wanted:
             try:
                 self.values.append(self.keep(self.operator()))
@@ -206,3 +208,16 @@ def test_pipelines(pipeline: str, seed: int) -> None:
         result, records = run_passes(result, pipeline if pipeline != "exact" else EXACT)
     assert not any(record.changed for record in records)
     assert_same_outputs(graph, result, numerics, seed)
+
+
+@pytest.mark.parametrize("seed", ORDERS)
+def test_every_pass_in_random_order(seed: int) -> None:
+    graph = Maker(2000 + seed, most=60).graph()
+    order = list(PASSES)
+    random.Random(seed).shuffle(order)
+    result = graph
+    for name in order:
+        one = PASSES[name].run(result, Context())
+        verify(one.graph, known=result)
+        assert_same_outputs(result, one.graph, PASSES[name].numerics, seed)
+        result = one.graph

@@ -9,6 +9,7 @@ import json
 import pickle
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from convc.cli.inspect_html import with_view
 from convc.cli.main import main
 from convc.errors import InputError, ModelError
 from convc.model import CompiledModel
+from convc.passes.base import Numerics
 from convc.passes.stages import Outline, Stages
 from convc.report.blocks import FLAT, Block, find_blocks, scope_of
 from convc.report.drawing import NODE_WIDTH, draw
@@ -145,6 +147,18 @@ def test_only_html_lets_the_view_be_left_out() -> None:
         assert with_view(words, views) == words
 
 
+def test_certificates_come_along_and_figures_that_are_not_finite_are_null() -> None:
+    model = described(residual())
+    at, record = next((at, record) for at, record in enumerate(model.records) if record.rewrites)
+    figures = {"weight_error": 0.25, "output_error": float("nan")}
+    rewrites = tuple(replace(rewrite, certificate=figures) for rewrite in record.rewrites)
+    changed = replace(record, rewrites=rewrites, numerics=Numerics.APPROXIMATE)
+    model.records = (*model.records[:at], changed, *model.records[at + 1 :])
+    found = Page(render(model)).data["passes"][at]
+    assert found["numerics"] == "approximate"
+    assert found["rewrites"][0]["certificate"] == {"weight_error": 0.25, "output_error": None}
+
+
 # Graphs kept with a model
 
 
@@ -226,6 +240,13 @@ def test_chains_are_straight_and_what_skips_them_runs_beside() -> None:
     assert placed.layers == (0, 1, 2, 3, 4)
     assert len(set(placed.centres)) == 1
     assert len(placed.stems[0]) == 2 and all(abs(x - placed.centres[0]) > 50 for x in placed.stems[0])
+
+
+def test_where_lines_part_the_longest_goes_straight_on() -> None:
+    """A fork into three nodes in a row and a single one, joined again."""
+    placed = arrange([100.0] * 6, [(0, 1), (1, 2), (2, 3), (0, 4), (3, 5), (4, 5)])
+    assert len({placed.centres[n] for n in (0, 1, 2, 3, 5)}) == 1
+    assert abs(placed.centres[4] - placed.centres[0]) >= 100
 
 
 def test_branches_stand_side_by_side_under_the_middle() -> None:

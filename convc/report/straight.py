@@ -2,7 +2,8 @@
 
 Items that prefer each other stand one above the other; four such alignments (from above, from below, from the left,
 from the right) are packed, and each item takes the mean of its two middle places. A node prefers nodes to the points
-that long edges run through, so the main line stays straight and what skips it runs beside.
+that long edges run through, and where lines part, it prefers the longest one: so the main line stays straight, and
+what is shorter or skips it runs beside.
 Source: Brandes, Köpf 2002, Fast and Simple Horizontal Coordinate Assignment; packing as in dagre.
 """
 
@@ -22,13 +23,15 @@ def straighten(rows: Rows, upper: Neighbours, lower: Neighbours, widths: Sequenc
     """The centre of every item. Items from number `nodes` on are points of long edges."""
     if not widths:
         return []
+    long_lower = _longest(rows, lower, nodes)
+    short_upper = [_nodes_first(found, nodes) for found in upper]
     layouts: list[list[float]] = []
     for up in (True, False):
         for left in (True, False):
             turned = rows if up else rows[::-1]
             turned = turned if left else [row[::-1] for row in turned]
-            above, below = (upper, lower) if up else (lower, upper)
-            root = _align(turned, above, below, nodes)
+            above, below = (short_upper, long_lower) if up else (long_lower, short_upper)
+            root = _align(turned, above, below, upper if up else lower, nodes)
             centres = _pack(turned, root, widths, nodes)
             layouts.append(centres if left else [-c for c in centres])
     extents = [_extent(layout, widths) for layout in layouts]
@@ -46,19 +49,33 @@ def _extent(layout: Sequence[float], widths: Sequence[float]) -> tuple[float, fl
     return min(c - w / 2 for c, w in pairs), max(c + w / 2 for c, w in pairs)
 
 
-def _preferred(neighbours: Sequence[int], nodes: int) -> list[int]:
+def _nodes_first(neighbours: Sequence[int], nodes: int) -> list[int]:
     real = [n for n in neighbours if n < nodes]
     return real or list(neighbours)
 
 
-def _align(rows: Rows, above: Neighbours, below: Neighbours, nodes: int) -> list[int]:
-    """The topmost item of the column that each item belongs to."""
+def _longest(rows: Rows, lower: Neighbours, nodes: int) -> list[list[int]]:
+    """For each item those below that the longest lines lead through."""
+    length = [0] * len(lower)
+    for row in reversed(rows):
+        for item in row:
+            length[item] = (item < nodes) + max((length[n] for n in lower[item]), default=0)
+    found = []
+    for neighbours in lower:
+        wanted = _nodes_first(neighbours, nodes)
+        most = max((length[n] for n in wanted), default=0)
+        found.append([n for n in wanted if length[n] == most])
+    return found
+
+
+def _align(rows: Rows, above: Neighbours, below: Neighbours, joined: Neighbours, nodes: int) -> list[int]:
+    """The topmost item of the column that each item belongs to. `above` and `below` are those that each prefers."""
     place = {item: at for row in rows for at, item in enumerate(row)}
-    wanted_above = [sorted(_preferred(n, nodes), key=place.__getitem__) for n in above]
-    wanted_below = [set(_preferred(n, nodes)) for n in below]
+    wanted_above = [sorted(found, key=place.__getitem__) for found in above]
+    wanted_below = [set(found) for found in below]
     root = list(range(len(above)))
     for upper_row, row in itertools.pairwise(rows):
-        stems = _stem_places(upper_row, row, above, place, nodes)
+        stems = _stem_places(upper_row, row, joined, place, nodes)
         taken = -1
         for item in row:
             found = wanted_above[item]

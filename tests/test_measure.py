@@ -147,6 +147,8 @@ def test_starts_in_new_processes(tmp_path_factory: pytest.TempPathFactory) -> No
     assert all(one.import_seconds > 0 and one.ready_seconds > 0 and one.first_seconds > 0 for one in found)
     assert [one.read_seconds is None for one in found] == [False, False, True]
     json.dumps([one.to_json() for one in found])
+    convc.compile(small_graph(), target="reference").save(f"{path}.convc")
+    assert [one.kind for one in starts(f"{path}.convc", {"x": (2, 3, 16, 16)})] == ["load_cold", "load"]
 
 
 def test_a_start_that_fails_says_why(tmp_path_factory: pytest.TempPathFactory) -> None:

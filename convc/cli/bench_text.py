@@ -74,7 +74,10 @@ def tell_comparison(found: Comparison) -> None:
 
 def tell_starts(starts: Sequence[Start]) -> None:
     """What a new process needs until its first answer."""
-    words = {"cold": "cold: no kernels kept", "warm": "warm: kernels kept", "load": "load a .convc file"}
+    words = {
+        "cold": "cold: no kernels kept", "warm": "warm: kernels kept", "load": "load a .convc file",
+        "load_cold": "load, no kernels kept",
+    }  # fmt: skip
     say("\nstart, each in a new process:")
     table(
         ["", ">import s", ">read s", ">compile or load s", ">first run ms", ">kernels made", ">peak memory"],

@@ -16,11 +16,13 @@ from typing import Any
 from convc.errors import Error, ModelError
 
 KINDS = ("cold", "warm", "load")
+COMPILED_KINDS = ("load_cold", "load")
 
 
 @dataclass(frozen=True)
 class Start:
-    """One new process. `kind` is cold (empty kernel store), warm (full one) or load (a saved file, full store).
+    """One new process. `kind` is cold (empty kernel store), warm (full one), load (a saved file, full store), or
+    load_cold (a saved file, empty store: its object code is not trusted, so kernels are made again).
 
     Seconds: to import convc, to read the description, to compile or load, and of the first inference. `peak_bytes` is
     the most memory that the process held up to its third inference.
@@ -49,7 +51,7 @@ def starts(
     input_shapes: Mapping[str, Sequence[int | str | None]] | None = None,
     tell: Callable[[str, int, int], None] | None = None,
 ) -> list[Start]:
-    """Start `source`, a path or zoo:NAME, cold, warm, and from a saved file; a .convc file only from itself.
+    """Start `source`, a path or zoo:NAME, cold, warm, and from a saved file; a .convc file only as it is.
 
     `shapes` are those of the arrays that are put in. Raises ModelError where a process fails.
     """
@@ -57,7 +59,7 @@ def starts(
     with TemporaryDirectory(prefix="convc-bench-") as folder:
         saved = source if compiled else str(Path(folder) / "model.convc")
         found = []
-        kinds = KINDS[2:] if compiled else KINDS
+        kinds = COMPILED_KINDS if compiled else KINDS
         for index, kind in enumerate(kinds):
             if tell is not None:
                 tell(f"starting, {kind}", index, len(kinds))
@@ -111,7 +113,8 @@ def start(request: Mapping[str, Any]) -> dict[str, Any]:
 
     imported = clock() - begin
     read = None
-    if request["kind"] == "load":
+    kept = len(store().entries())
+    if request["kind"] in COMPILED_KINDS:
         begin = clock()
         model = convc.artifact.load(request["saved"], threads=request["threads"])
     else:
@@ -120,13 +123,12 @@ def start(request: Mapping[str, Any]) -> dict[str, Any]:
         begin = clock()
         graph = read_source(request["source"], input_shapes=request["input_shapes"])
         read = clock() - begin
-        kept = len(store().entries())
         begin = clock()
         model = convc.compiler.compile(
             graph, target=request["target"], passes=request["passes"], threads=request["threads"]
         )
     ready = clock() - begin
-    made = len(store().entries()) - kept if request["kind"] != "load" else 0
+    made = len(store().entries()) - kept
     arrays = [random_array(request["shapes"][port.name], port.dtype, 0) for port in model.inputs]
     begin = clock()
     model(*arrays)
@@ -141,4 +143,4 @@ def start(request: Mapping[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-__all__ = ["KINDS", "Start", "starts"]
+__all__ = ["COMPILED_KINDS", "KINDS", "Start", "starts"]

@@ -231,6 +231,7 @@ def test_blocks_that_form_a_circle_are_dissolved() -> None:
 def test_a_long_run_without_scopes_is_cut() -> None:
     nodes = outlines(**{f"n{i}": f"n{i - 1}" if i else "" for i in range(FLAT + 10)})
     parts = find_blocks(nodes).members
+    assert [part.key for part in parts if isinstance(part, Block)] == ["#n0", "#n10", "#n20", "#n30", "#n40"]
     assert len(parts) == 5 and all(isinstance(part, Block) and len(part.members) == 10 for part in parts)
 
 

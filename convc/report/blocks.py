@@ -43,7 +43,7 @@ def find_blocks(nodes: Sequence[Outline]) -> Block:
     reads = read_positions(nodes)
     scopes = _adopted([scope_of(node.name) if node.op not in {"input", "output"} else () for node in nodes], reads)
     root = _tree(scopes)
-    _simplify(root, reads)
+    _simplify(root, nodes, reads)
     return root
 
 
@@ -105,12 +105,12 @@ def _tree(scopes: Sequence[tuple[str, ...]]) -> Block:
     return root
 
 
-def _simplify(block: Block, reads: Sequence[Sequence[int]]) -> None:
+def _simplify(block: Block, nodes: Sequence[Outline], reads: Sequence[Sequence[int]]) -> None:
     """Inline blocks of one member, dissolve circles, sort topologically, cut long runs; from the inside out."""
     members: list[int | Block] = []
     for member in block.members:
         if isinstance(member, Block):
-            _simplify(member, reads)
+            _simplify(member, nodes, reads)
             only = member.members[0]
             if len(member.members) == 1:
                 if isinstance(only, Block):
@@ -120,7 +120,7 @@ def _simplify(block: Block, reads: Sequence[Sequence[int]]) -> None:
         members.append(member)
     block.members = _sorted(members, reads)
     if len(block.members) > FLAT and not any(isinstance(member, Block) for member in block.members):
-        block.members = _cut(block, reads)
+        block.members = _cut(block, nodes, reads)
 
 
 def member_edges(members: Sequence[int | Block], reads: Sequence[Sequence[int]]) -> dict[int, set[int]]:
@@ -184,9 +184,10 @@ def _peel(edges: Mapping[int, set[int]]) -> tuple[list[int], list[int]]:
     return order, [index for index in edges if waiting[index] > 0]
 
 
-def _cut(block: Block, reads: Sequence[Sequence[int]]) -> list[int | Block]:
+def _cut(block: Block, nodes: Sequence[Outline], reads: Sequence[Sequence[int]]) -> list[int | Block]:
     """Parts of a long run of nodes, cut where one value is alive. Ends of the graph stay outside."""
-    positions = [m for m in block.members if isinstance(m, int)]
+    members = [m for m in block.members if isinstance(m, int)]
+    positions = [m for m in members if nodes[m].op not in {"input", "output"}]
     place = {position: index for index, position in enumerate(positions)}
     last = list(range(len(positions)))
     for index, position in enumerate(positions):
@@ -204,4 +205,6 @@ def _cut(block: Block, reads: Sequence[Sequence[int]]) -> list[int | Block]:
         parts[-1].append(position)
     if len(parts) < 3:
         return list(block.members)
-    return [Block(f"{block.key}#{part[0]}", "", list(part)) for part in parts]
+    blocks = [Block(f"{block.key}#{nodes[part[0]].name}", "", list(part)) for part in parts]
+    inputs, outputs = ([m for m in members if nodes[m].op == op] for op in ("input", "output"))
+    return [*inputs, *blocks, *outputs]

@@ -66,10 +66,12 @@ function historyRow({ index, at, rewrite }) {
     certificate(rewrite));
 }
 
+const figure = (value) => (value !== 0 && Math.abs(value) < 1e-4 ? value.toExponential(2) : value.toLocaleString("en", { maximumSignificantDigits: 4 }));
+
 function certificate(rewrite) {
   const figures = Object.entries(rewrite.certificate);
   if (!figures.length) return null;
-  return facts(figures.map(([name, value]) => [name.replaceAll("_", " "), value === null ? "not finite" : Number(value.toPrecision(4)).toLocaleString("en")]));
+  return facts(figures.map(([name, value]) => [name.replaceAll("_", " "), value === null ? "not finite" : figure(value)]));
 }
 
 function showNode(node, graph, end, mark) {

@@ -305,7 +305,7 @@ function titleOf(graph, number) {
     return /^\d+$/.test(block.label) && outer ? `${outer}.${block.label}` : block.label;
   }
   const nodes = block.members.filter((member) => member >= 0).map((member) => NODES[member]);
-  return nodes.length ? `${nodes[0].name} \u2026 ${nodes[nodes.length - 1].name}` : block.key;
+  return nodes.length ? `${nodes[0].name} \u2013 ${nodes[nodes.length - 1].name}` : block.key;
 }
 
 /** What tells this node from others of its operator: window, stride, activation. */

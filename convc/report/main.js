@@ -84,27 +84,27 @@ function openAll(open) {
   fit(false);
 }
 
-const KEYS = {
-  ArrowRight: ["\u2192", "next rewrite of the pass", () => app.step(1)],
-  ArrowLeft: ["\u2190", "previous rewrite", () => app.step(-1)],
-  ArrowDown: ["\u2193", "next pass", () => app.go(Math.min(LAST_STOP, app.stop + 1))],
-  ArrowUp: ["\u2191", "previous pass", () => app.go(Math.max(0, app.stop - 1))],
-  n: ["n", "next pass that changed something", () => nextChange(1)],
-  p: ["p", "previous pass that changed something", () => nextChange(-1)],
-  b: ["b", "before, both, after", () => show({ before: "both", both: "after", after: "before" }[app.mode])],
-  o: ["o", "open all blocks", () => openAll(true)],
-  c: ["c", "close all blocks", () => openAll(false)],
-  "+": ["+", "zoom in", () => zoom(1.25)],
-  "-": ["\u2212", "zoom out", () => zoom(0.8)],
-  0: ["0", "fit everything into the window", () => fit(true)],
-  "/": ["/", "search; Enter goes from match to match", () => byId("search").focus()],
-  1: ["1", "passes and graphs", () => app.setView("graph")],
-  2: ["2", "memory", () => app.setView("memory")],
-  3: ["3", "kernels", () => app.setView("kernels")],
-  t: ["t", "light, dark, or as the system has it", () => nextTheme()],
-  Escape: ["Esc", "let go of the node, then of the rewrite", () => letGo()],
-  "?": ["?", "these keys", () => help()],
-};
+const KEYS = [
+  ["ArrowRight", "\u2192", "next rewrite of the pass", () => app.step(1)],
+  ["ArrowLeft", "\u2190", "previous rewrite", () => app.step(-1)],
+  ["ArrowDown", "\u2193", "next pass", () => app.go(Math.min(LAST_STOP, app.stop + 1))],
+  ["ArrowUp", "\u2191", "previous pass", () => app.go(Math.max(0, app.stop - 1))],
+  ["n", "n", "next pass that changed something", () => nextChange(1)],
+  ["p", "p", "previous pass that changed something", () => nextChange(-1)],
+  ["b", "b", "before, both, after", () => show({ before: "both", both: "after", after: "before" }[app.mode])],
+  ["o", "o", "open all blocks", () => openAll(true)],
+  ["c", "c", "close all blocks", () => openAll(false)],
+  ["+", "+", "zoom in", () => zoom(1.25)],
+  ["-", "\u2212", "zoom out", () => zoom(0.8)],
+  ["0", "0", "fit everything into the window", () => fit(true)],
+  ["/", "/", "search; Enter goes from match to match", () => byId("search").focus()],
+  ["1", "1", "passes and graphs", () => app.setView("graph")],
+  ["2", "2", "memory", () => app.setView("memory")],
+  ["3", "3", "kernels", () => app.setView("kernels")],
+  ["t", "t", "light, dark, or as the system has it", () => nextTheme()],
+  ["Escape", "Esc", "let go of the node, then of the rewrite", () => letGo()],
+  ["?", "?", "these keys", () => help()],
+];
 const PAN = { ArrowLeft: [60, 0], ArrowRight: [-60, 0], ArrowUp: [0, 60], ArrowDown: [0, -60] };
 
 function onKey(event) {
@@ -114,11 +114,11 @@ function onKey(event) {
     event.preventDefault();
     return;
   }
-  const found = KEYS[event.key === "=" ? "+" : event.key];
+  const found = KEYS.find(([key]) => key === (event.key === "=" ? "+" : event.key));
   if (!found) return;
   if (event.key.startsWith("Arrow") && app.view !== "graph") return;
   event.preventDefault();
-  found[2]();
+  found[3]();
 }
 
 function nextChange(by) {
@@ -134,7 +134,7 @@ function letGo() {
 
 function help() {
   const dialog = byId("help");
-  const rows = Object.values(KEYS).map(([key, text]) => [h("dt", {}, h("kbd", {}, key)), h("dd", {}, text)]);
+  const rows = KEYS.map(([, key, text]) => [h("dt", {}, h("kbd", {}, key)), h("dd", {}, text)]);
   dialog.replaceChildren(h("h2", {}, "Keys"), h("dl", {}, rows,
     h("dt", {}, h("kbd", {}, "Shift"), " ", h("kbd", {}, "arrows")), h("dd", {}, "move the graph"),
     h("dt", {}, "drag, scroll"), h("dd", {}, "move the graph; with ", h("kbd", {}, "Ctrl"), " zoom")));

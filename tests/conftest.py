@@ -11,6 +11,7 @@ import pytest
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the tests marked slow, too")
+    parser.addoption("--update-golden", action="store_true", help="write golden files anew from what is found")
 
 
 def pytest_configure(config: pytest.Config) -> None:

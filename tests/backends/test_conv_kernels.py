@@ -153,15 +153,19 @@ def test_transposed_at_other_sizes() -> None:
         check(graph, **dict(zip("NHW", sizes, strict=True)))
 
 
-ACTIVATIONS = [
-    Activation("relu"), Activation("clip", (-0.5, 0.75)), Activation("leaky_relu", (0.2,)), Activation("silu"),
-    Activation("hard_swish"), Activation("gelu"), Activation("gelu", (1.0,)), Activation("sigmoid"),
+ACTIVATIONS = [Activation("relu"), Activation("clip", (-0.5, 0.75)), Activation("silu"), Activation("gelu", (1.0,))]
+OTHERS = [
+    Activation("leaky_relu", (0.2,)), Activation("hard_swish"), Activation("gelu"), Activation("sigmoid"),
     Activation("hard_sigmoid", (0.3, 0.4)), Activation("elu", (1.5,)), Activation("tanh"), Activation("mish"),
-    Activation("selu", (1.6, 1.05)), Activation("abs"), Activation("neg"),
+    Activation("selu", (1.6, 1.05)), Activation("abs"), Activation("neg"), Activation("celu", (0.5,)),
+    Activation("softplus"), Activation("softsign"), Activation("erf"), Activation("exp"), Activation("sin"),
+    Activation("floor"), Activation("sign"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
+@pytest.mark.parametrize(
+    "activation", [*ACTIVATIONS, *(pytest.param(one, marks=pytest.mark.slow) for one in OTHERS)], ids=str
+)
 def test_epilogues(activation: Activation) -> None:
     """Bias, residual and activation, on dense and on depthwise convolutions and on linears."""
     b = Builder("epilogues", seed=6)

@@ -132,9 +132,9 @@ def test_other_processes(model: CompiledModel, method: str) -> None:
     here, there = context.Pipe()
     child = context.Process(target=send, args=(model, there))
     child.start()
-    assert here.poll(60), "the child does not answer"
+    assert here.poll(300), "the child does not answer"
     assert here.recv() == wanted
-    child.join(20)
+    child.join(60)
     assert child.exitcode == 0
     assert bits(model(IMAGES)) == wanted
 
@@ -172,7 +172,7 @@ def test_a_child_finds_locks_open_that_another_thread_held(model: CompiledModel)
 
 
 def _exit_code(child: int) -> int:
-    for _ in range(600):
+    for _ in range(2400):
         found, status = os.waitpid(child, os.WNOHANG)
         if found:
             return os.waitstatus_to_exitcode(status)
@@ -295,9 +295,11 @@ def test_plans_are_quick_and_bounded(model: CompiledModel) -> None:
 def test_planning_a_deep_network_takes_milliseconds() -> None:
     graph = convc.zoo.build("resnet50")
     program = lower(graph, isa.choose())
-    seconds = []
-    for _ in range(5):
+    seconds = 1.0
+    for _ in range(20):  # others may be at work on this machine
         start = time.perf_counter()
         Binding(program, graph.nominal, ARGUMENTS, Limits())
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 0.05
+        seconds = min(seconds, time.perf_counter() - start)
+        if seconds < 0.05:
+            break
+    assert seconds < 0.05

@@ -15,13 +15,17 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from convc.passes.chain import Chain, ChainPass, Kernel, Layer
-from convc.passes.rank import exact_rank, factors, off_by, off_rank
+from convc.passes.chain import Chain, ChainPass, Kernel, Layer, Moments
+from convc.passes.rank import exact_rank, factors, off_by, off_rank, roots
 from convc.passes.separate_kernels import SEPARATE_KERNELS
 from convc.types import Array
 
-SHARES = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.55)
+SHARES = (0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.55)
 """Relative weight errors at which a budget is offered ranks."""
+PRINCIPAL = (0.003, 0.006, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2)
+"""Relative errors of the responses, likewise."""
+EVERY = 16
+"""Channels, up to which each rank above a half is offered."""
 SWEEPS = 2
 
 
@@ -113,8 +117,8 @@ def _shrunk(w: Array, basis: Array, axis: int) -> Array:
     return np.moveaxis(product.reshape(*shape[:-1], basis.shape[-1]), -1, axis)
 
 
-def near(kernel: Kernel) -> Iterable[Chain]:
-    """Ranks at a few levels of weight error."""
+def near(kernel: Kernel, moments: Moments | None = None) -> Iterable[Chain]:
+    """Ranks at a few levels of weight error; of what inputs and responses show, too, where that is known."""
     _, out, channels, rows, columns = kernel.shape
     if out == 1 or channels == 1:
         return
@@ -130,13 +134,51 @@ def near(kernel: Kernel) -> Iterable[Chain]:
             if option not in seen and (option != (out, channels)) and (rows * columns > 1 or option[1] == channels):
                 seen.add(option)
                 yield tucker(kernel, *option, sweeps=SWEEPS)
+    if moments is not None:
+        yield from _principal(kernel, moments)
+
+
+def _principal(kernel: Kernel, moments: Moments) -> Iterable[Chain]:
+    """Responses projected on their principal directions; input channels on those that matter most to w x.
+
+    With S = E[x x^T], w' = w S^(1/2) q q^T S^(-1/2), for the first eigenvectors q of S^(1/2) w^T w S^(1/2).
+    """
+    groups, out, channels, rows, columns = kernel.shape
+    attrs = kernel.node.attrs
+    window = {"stride": attrs["stride"], "padding": attrs["padding"], "dilation": attrs["dilation"]}
+    w = kernel.wide()
+    squares, u = np.linalg.eigh(moments.responses)
+    u = u[:, :, ::-1]
+    for p in _ranks(squares, out):
+        core = _shrunk(w, u[:, :, :p], 1).reshape(groups * p, channels, rows, columns)
+        layers = (Layer(core, groups, **window), Layer(u[:, :, :p].reshape(groups * out, p, 1, 1), groups))
+        yield Chain(layers, f"{kernel.size}, 1x1 with {groups * p} principal channels between")
+    if rows * columns == 1:
+        return
+    half, back = roots(np.einsum("gctdt->gcd", moments.windows))
+    weighted = _shrunk(w, half, 2)
+    unfolded = _unfolded(weighted, "input")
+    squares, q = np.linalg.eigh(unfolded @ unfolded.transpose(0, 2, 1))
+    q = q[:, :, ::-1]
+    for count in _ranks(squares, channels):
+        first = (q[:, :, :count].transpose(0, 2, 1) @ back).reshape(groups * count, channels, 1, 1)
+        core = _shrunk(weighted, q[:, :, :count], 2).reshape(groups * out, count, rows, columns)
+        layers = (Layer(first, groups), Layer(core, groups, **window))
+        yield Chain(layers, f"1x1, {kernel.size} with {groups * count} principal channels between")
+
+
+def _ranks(squares: Array, full: int) -> list[int]:
+    """Ranks for the errors offered, below the full one, from eigenvalues in ascending order."""
+    values = np.sqrt(np.maximum(squares[:, ::-1], 0))
+    every = range(full // 2, full) if full <= EVERY else ()
+    return sorted({_rank_at(values, share) for share in PRINCIPAL}.union(every) - {full, 0})
 
 
 def _rank_at(values: Array, share: float) -> int:
-    """The least rank with no more than that relative error, in whole multiples of 4 where above 8."""
+    """The least rank with no more than that relative error, in whole multiples of 4 where above 32."""
     tails = np.sqrt(np.cumsum(np.sum(values**2, 0)[::-1])[::-1] / np.sum(values**2))
     rank = max(1, int((tails > share).sum()))
-    return min(int(values.shape[-1]), rank if rank <= 8 else -(-rank // 4) * 4)
+    return min(int(values.shape[-1]), rank if rank <= 32 else -(-rank // 4) * 4)
 
 
 BOTTLENECK = ChainPass(

@@ -14,8 +14,10 @@ from convc.interp import bind_sizes
 from convc.ir.graph import Graph, Node
 from convc.types import Array
 
-EXAMPLES = 64
+EXAMPLES = 512
 """Examples that are measured at most, evenly spaced over those given."""
+SEEDED = 32
+"""Examples that are made up, at most."""
 MACS = 2 * 10**10
 """Multiply-adds of one evaluation at most, where fewer examples bring it down: a second or two in the interpreter."""
 
@@ -53,13 +55,13 @@ def _batch(graph: Graph) -> str:
     return found.pop() if len(found) == 1 else ""
 
 
-def _affordable(graph: Graph, batch: str) -> int:
-    return int(max(1, min(EXAMPLES, MACS // max(1, graph.macs(**{batch: 1})))))
+def _affordable(graph: Graph, batch: str, most: int = EXAMPLES) -> int:
+    return int(max(1, min(most, MACS // max(1, graph.macs(**{batch: 1})))))
 
 
 def _seeded(graph: Graph, batch: str) -> dict[str, Array]:
     random = np.random.default_rng(0)
-    sizes = {**graph.nominal, **({batch: _affordable(graph, batch)} if batch else {})}
+    sizes = {**graph.nominal, **({batch: _affordable(graph, batch, SEEDED)} if batch else {})}
     found: dict[str, Array] = {}
     for node in graph.inputs:
         shape = node.type.concrete(sizes)

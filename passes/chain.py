@@ -29,12 +29,13 @@ TOLERANCE = 1e-6
 """Of the largest weight: what an exact chain may be off by. Rounding weights to float32 moves them by up to 6e-8."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Kernel:
     """Weights of a conv2d, finite and not all zero. `wide()` is [groups, K/groups, C/groups, R, S] in float64."""
 
     node: Node
     constant: Node
+    bias: Node | None
     groups: int
     largest: float
 
@@ -60,7 +61,7 @@ class Kernel:
         return self.by_group().astype(np.float64)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Layer:
     """One conv2d of a chain: weights [K, C/groups, R, S] and the attributes that are not the defaults."""
 
@@ -75,15 +76,16 @@ class Layer:
         return {k: getattr(self, k) for k in ("groups", "stride", "padding", "dilation")}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Chain:
-    """Layers that stand for a convolution, and the words for them."""
+    """Layers that stand for a convolution, the words for them, and what is added to its bias [K]."""
 
     layers: tuple[Layer, ...]
     note: str
+    shift: Array | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Candidate:
     """A chain that could replace the convolution `kernel.node`, with its certificate.
 
@@ -112,7 +114,7 @@ class Candidate:
 
     def patch(self, draft: Draft) -> Patch:
         """The edit that puts the chain in the place of the convolution, or of the chain that took its place before."""
-        return Patch(nodes=tuple(_nodes(draft, self.kernel, self.chain.layers, draft.fresh_name)))
+        return Patch(nodes=tuple(_nodes(draft, self.kernel, self.chain, draft.fresh_name)))
 
 
 def _us(seconds: float) -> str:
@@ -132,13 +134,14 @@ def read_kernel(draft: Draft, node: Node) -> Kernel | Reject:
         return Reject(node.name, f"w, %{node.input('w')}, holds NaN or infinity")
     if largest == 0:
         return Reject(node.name, f"w, %{node.input('w')}, is zero everywhere")
-    return Kernel(node, required(draft, node, "w"), node.attrs["groups"], largest)
+    return Kernel(node, required(draft, node, "w"), operand(draft, node, "b"), node.attrs["groups"], largest)
 
 
-def _nodes(draft: Draft, kernel: Kernel, layers: Sequence[Layer], name: Callable[[str], str]) -> list[Node]:
+def _nodes(draft: Draft, kernel: Kernel, chain: Chain, name: Callable[[str], str]) -> list[Node]:
     """Constants and convolutions of a chain; the last one has the convolution's name and epilogue, the first one its
     prologue.
     """
+    layers = chain.layers
     conv, stored = kernel.node, kernel.constant
     dtype = conv.type.dtype.numpy
     x = required(draft, conv, "x")
@@ -152,12 +155,25 @@ def _nodes(draft: Draft, kernel: Kernel, layers: Sequence[Layer], name: Callable
             slots |= {slot: operand(draft, conv, slot.rstrip("?")) for slot in ("scale?", "shift?")}
             attrs["prologue"] = conv.attrs["prologue"]
         if last:
-            slots |= {slot: operand(draft, conv, slot.rstrip("?")) for slot in ("b?", "residual?")}
+            bias = kernel.bias
+            if chain.shift is not None:
+                bias = _shifted(conv, bias, chain.shift, name)
+            if bias is not None and bias.name not in draft:
+                nodes.append(bias)
+            slots |= {"b?": bias, "residual?": operand(draft, conv, "residual")}
             attrs["activation"] = conv.attrs["activation"]
         source = sources(conv, stored) if last else conv.source
         x = make_node("conv2d", conv.name if last else name(conv.name), list(slots.values()), attrs, source=source)
         nodes += [n for n in (slots["w"], x) if n is not None]
     return nodes
+
+
+def _shifted(conv: Node, bias: Node | None, shift: Array, name: Callable[[str], str]) -> Node:
+    total = shift if bias is None else bias.array.astype(np.float64) + shift
+    source = bias.source if bias is not None else conv.source
+    return constant(
+        name(bias.name if bias is not None else f"{conv.name}.b"), total.astype(conv.type.dtype.numpy), source=source
+    )
 
 
 def composed(layers: Sequence[Layer], channels: int, groups: int) -> Array:
@@ -180,9 +196,10 @@ def composed(layers: Sequence[Layer], channels: int, groups: int) -> Array:
 def certify(draft: Draft, context: Context, rule: str, kernel: Kernel, chain: Chain) -> tuple[Candidate, float]:
     """The chain as a candidate, and the largest change of a weight as a share of the largest weight."""
     conv, x = kernel.node, required(draft, kernel.node, "x")
-    numbers = iter(range(1, 2 * len(chain.layers) + 1))
-    nodes = _nodes(draft, kernel, chain.layers, lambda base: f"{base}.chain{next(numbers)}")
-    as_stored = [Layer(n.array, layer.groups) for n, layer in zip(nodes[::2], chain.layers, strict=True)]
+    numbers = iter(range(1, 2 * len(chain.layers) + 2))
+    nodes = _nodes(draft, kernel, chain, lambda base: f"{base}.chain{next(numbers)}")
+    stored = [n.array for n in nodes if n.op == "constant" and n.type.rank == 4]
+    as_stored = [Layer(w, layer.groups) for w, layer in zip(stored, chain.layers, strict=True)]
     difference = composed(as_stored, int(str(x.type.shape[1])), kernel.groups) - kernel.stored
     nominal = draft.nominal
     certificate = {
@@ -208,8 +225,20 @@ def _macs(nodes: Sequence[Node], nominal: Mapping[str, int]) -> int:
 
 Exact = Callable[[Kernel], "Sequence[Chain] | str | None"]
 """Chains that make up a kernel; or why there are none; or None where there is nothing to look for."""
-Approximate = Callable[[Kernel], Iterable[Chain]]
-"""Chains near a kernel, coarse and fine."""
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Of a convolution on calibration inputs: the covariance of its responses w * x, [groups, K/g, K/g], and E[x x^T]
+    of the windows x of C/g R S values that w reads, [groups, C/g, R S, C/g, R S].
+    """
+
+    responses: Array
+    windows: Array
+
+
+Approximate = Callable[[Kernel, "Moments | None"], Iterable[Chain]]
+"""Chains near a kernel, coarse and fine; moments help to choose them, where they are known."""
 
 
 @dataclass(frozen=True)
@@ -269,10 +298,11 @@ class ChainPass:
             return f"{found[0][0].chain.note} is off by {off:.2g} of the largest weight, more than {TOLERANCE:g}"
         return min(within, key=lambda candidate: candidate.certificate["seconds_after"])
 
-    def candidates(self, draft: Draft, node: Node, context: Context) -> list[Candidate]:
+    def candidates(self, draft: Draft, node: Node, context: Context, moments: Moments | None = None) -> list[Candidate]:
         """Near chains that are predicted to be faster, each with its certificate. None where weights are unfit."""
         kernel = read_kernel(draft, node)
         if isinstance(kernel, Reject):
             return []
-        found = [certify(draft, context, self.name, kernel, chain)[0] for chain in self.approximate(kernel)]
+        chains = self.approximate(kernel, moments)
+        found = [certify(draft, context, self.name, kernel, chain)[0] for chain in chains]
         return [candidate for candidate in found if candidate.gains or context.force]

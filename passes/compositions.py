@@ -22,8 +22,8 @@ LINES = 1200
 """Of the matrices of the linear algebra: a second or so."""
 SQUARE = 32
 """Channels between, up to which starts are tried where C = M = O."""
-STARTS = {5: 12, 7: 3}
-"""By kernel size; larger squares are not searched."""
+STARTS = {5: ((8, 12), (16, 6), (32, 3)), 7: ((32, 3),)}
+"""By kernel size and channels between up to a number: a third of the starts succeed with few, a half with many."""
 HOPEFUL = 0.24
 """Relative residual after a few steps from a start: compositions are below, kernels without structure stay above."""
 NEAR = 0.45
@@ -136,7 +136,7 @@ def _from_starts(w: Array, between: int, size: int) -> Composition | str:
     if k not in STARTS:
         return f"{k}x{k} with {between} channels between, as many as input and output channels, are not searched"
     best = np.inf
-    for seed in range(STARTS[k]):
+    for seed in range(next(starts for most, starts in STARTS[k] if between <= most)):
         found = from_start(w, between, size, seed)
         best = min(best, found.residual)
         if found.residual <= FOUND:
@@ -146,13 +146,13 @@ def _from_starts(w: Array, between: int, size: int) -> Composition | str:
     return f"the nearest composition found, with {between} channels between, is off by {best:.2g}"
 
 
-def from_start(w: Array, between: int, size: int, seed: int) -> Composition:
+def from_start(w: Array, between: int, size: int, seed: int, steps: int = 25) -> Composition:
     """What alternating least squares and Levenberg-Marquardt make of random weights."""
     first = np.random.default_rng(seed).normal(size=(between, w.shape[1], size, size))
     for _ in range(10):
         first = flipped(second_of(flipped(w), flipped(second_of(w, first))))
     start = refine(w, Composition(first, second_of(w, first), 1.0), steps=4, inner=30)
-    return start if start.residual > HOPEFUL else refine(w, start, steps=25, inner=30)
+    return start if start.residual > HOPEFUL else refine(w, start, steps=steps, inner=30)
 
 
 def second_of(w: Array, first: Array) -> Array:

@@ -61,6 +61,14 @@ def factors(matrices: Array) -> tuple[Array, Array, Array]:
     return u, values, v
 
 
+def roots(moments: Array) -> tuple[Array, Array]:
+    """Symmetric square roots of second moments [..., n, n], and their inverses; eigenvalues are at least 1e-6."""
+    squares, axes = np.linalg.eigh(moments)
+    values = np.sqrt(np.maximum(squares, 1e-6 * squares.max(-1, keepdims=True) + 1e-30))
+    turned = np.swapaxes(axes, -1, -2)
+    return (axes * values[..., None, :]) @ turned, (axes / values[..., None, :]) @ turned
+
+
 def off_by(values: Array, rank: int) -> float:
     """The relative Frobenius error of the best approximation of that rank, given all singular values."""
     total = float(np.sum(values**2))

@@ -15,8 +15,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from convc.passes.bottleneck import BOTTLENECK
-from convc.passes.chain import Chain, ChainPass, Kernel, Layer
-from convc.passes.rank import exact_rank, off_by
+from convc.passes.chain import Chain, ChainPass, Kernel, Layer, Moments
+from convc.passes.rank import exact_rank, off_by, roots
 from convc.passes.separate_kernels import SEPARATE_KERNELS
 from convc.passes.stack_conv5x5 import STACK_CONV5X5
 from convc.types import Array
@@ -63,10 +63,16 @@ def _values(slices: Array) -> Array:
     return values
 
 
-def split_slices(kernel: Kernel, ranks: Iterable[int]) -> list[Chain]:
-    """The best filters for each input channel, so many of them."""
+def split_slices(kernel: Kernel, ranks: Iterable[int], moments: Moments | None = None) -> list[Chain]:
+    """The best filters for each input channel, so many of them; best for what inputs show, where that is known."""
     groups, out, channels, rows, columns = kernel.shape
-    u, values, v = np.linalg.svd(_slices(kernel.wide()), full_matrices=False)
+    slices = _slices(kernel.wide())
+    if moments is None:
+        u, values, v = np.linalg.svd(slices, full_matrices=False)
+    else:
+        half, back = roots(np.einsum("gctcs->gcts", moments.windows).reshape(groups * channels, rows * columns, -1))
+        u, values, v = np.linalg.svd(slices @ half, full_matrices=False)
+        v = v @ back
     attrs = kernel.node.attrs
     found: list[Chain] = []
     for rank in ranks:
@@ -81,10 +87,10 @@ def split_slices(kernel: Kernel, ranks: Iterable[int]) -> list[Chain]:
     return found
 
 
-def near(kernel: Kernel) -> Iterable[Chain]:
+def near(kernel: Kernel, moments: Moments | None = None) -> Iterable[Chain]:
     """Every number of filters a channel that saves weights."""
     most = _most(kernel)
-    return split_slices(kernel, range(1, most + 1)) if most else []
+    return split_slices(kernel, range(1, most + 1), moments) if most else []
 
 
 SEPARATE_DEPTHWISE = ChainPass(

@@ -15,8 +15,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from convc.passes.chain import Chain, ChainPass, Kernel, Layer
-from convc.passes.rank import exact_rank, factors, off_by, off_rank, ranks_between
+from convc.passes.chain import Chain, ChainPass, Kernel, Layer, Moments
+from convc.passes.rank import exact_rank, factors, off_by, off_rank, ranks_between, roots
 from convc.types import Array
 
 
@@ -77,10 +77,16 @@ def _whole(kernel: Kernel) -> Sequence[Chain] | str:
     return split_whole(kernel, [rank])
 
 
-def split_whole(kernel: Kernel, ranks: Sequence[int]) -> list[Chain]:
-    """The best products of each rank, the same for all groups."""
+def split_whole(kernel: Kernel, ranks: Sequence[int], moments: Moments | None = None) -> list[Chain]:
+    """The best products of each rank, the same for all groups; best for what inputs show, where that is known."""
     groups, out, channels, rows, columns = kernel.shape
-    u, values, v = factors(_matrices(kernel.wide()))
+    if moments is None:
+        u, values, v = factors(_matrices(kernel.wide()))
+    else:
+        windows = moments.windows.reshape(groups, channels, rows, columns, channels, rows, columns)
+        half, back = roots(np.einsum("gcrsdrt->gcsdt", windows).reshape(groups, channels * columns, -1))
+        u, values, v = factors(_matrices(kernel.wide()) @ half)
+        v = v @ back
     found: list[Chain] = []
     for rank in ranks:
         root = np.sqrt(values[:, :rank])
@@ -114,7 +120,7 @@ def _chain(kernel: Kernel, across: Array, down: Array, first: int, second: int, 
     return Chain(layers, f"{rows}x1 after 1x{columns}, {kind}")
 
 
-def near(kernel: Kernel) -> Iterable[Chain]:
+def near(kernel: Kernel, moments: Moments | None = None) -> Iterable[Chain]:
     """A few ranks, from a twentieth of the weights to all."""
     _, out, channels, rows, columns = kernel.shape
     if rows == 1 or columns == 1:
@@ -122,7 +128,7 @@ def near(kernel: Kernel) -> Iterable[Chain]:
     if channels == 1:
         return [split_planes(kernel, rank) for rank in range(1, _fewer(rows * columns, rows + columns) + 1)]
     most = _fewer(out * channels * rows * columns, channels * columns + out * rows)
-    return split_whole(kernel, ranks_between(max(1, most // 12), most, 7))
+    return split_whole(kernel, ranks_between(max(1, most // 12), most, 10), moments)
 
 
 SEPARATE_KERNELS = ChainPass(

@@ -1,12 +1,14 @@
 """Approximate chains for convolutions, as long as max |y - y'| <= budget max |y| for every output y.
 
-Each pass that splits convolutions offers chains near them (`ChainPass.candidates`). Each chain is measured alone on the
-calibration inputs; where that takes too long, one of each convolution is, and the others are assumed to err in
-proportion to their weights. Then, greedily: the chain that gains most predicted time for the error it adds is put in,
-the network's error is measured, and where it exceeds the budget the chain is taken out again. A chain may be followed
-by a coarser one of the same convolution. What is left is under the budget, on those inputs.
-Certificate of each rewrite: weight_error (Frobenius, relative), alone (output error with nothing else rewritten),
-output_error (with all rewrites up to this one), MACs and predicted seconds before and after, at nominal sizes.
+Each pass that splits convolutions offers chains near them (`ChainPass.candidates`); with calibration data, they are
+fitted to what the convolution makes of it (`convc.passes.refit`). Each chain is measured alone on the calibration
+inputs; where that takes too long, one of each convolution is, and the others are assumed to err in proportion. Then,
+greedily: the chain that gains most predicted time for the error it adds is put in, the network's error is measured,
+and where it exceeds the budget the chain is taken out again. A chain may be followed by a coarser one of the same
+convolution. What is left is under the budget, on those inputs.
+Certificate of each rewrite: weight_error (Frobenius, relative), response_error (likewise, of w x, where fitted), alone
+(output error with nothing else rewritten), output_error (with all rewrites up to this one), MACs and predicted seconds
+before and after, at nominal sizes.
 Numerics: approximate. Rejects: chains that overshoot; convolutions that nothing near makes faster; outputs that are
 not finite. Source: Zhang et al., arXiv:1505.06798, section 2.4, for the greedy choice.
 """
@@ -17,19 +19,26 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from convc.ir.graph import Graph
+import numpy as np
+
+from convc.ir.graph import Graph, Node
 from convc.ir.patch import Draft
 from convc.passes.base import Numerics, PassResult, Reject, Rewrite
 from convc.passes.bottleneck import BOTTLENECK
 from convc.passes.calibration import calibrate
-from convc.passes.chain import Candidate, ChainPass
+from convc.passes.chain import Candidate, Chain, ChainPass, Kernel, Moments, certify, read_kernel
 from convc.passes.context import Context
+from convc.passes.pattern import is_known, operand
+from convc.passes.refit import Responses, refit
 from convc.passes.separate_depthwise import SEPARATE_DEPTHWISE
 from convc.passes.separate_kernels import SEPARATE_KERNELS
 from convc.passes.stack_conv5x5 import STACK_CONV5X5
 from convc.passes.trial import State, Trial
 
 OFFERS: tuple[ChainPass, ...] = (SEPARATE_DEPTHWISE, STACK_CONV5X5, BOTTLENECK, SEPARATE_KERNELS)
+ROUNDS = 6
+NEARLY = 1.6
+"""Times the budget: what overshoots by less is fitted again for its largest error."""
 SHARE = 0.005
 """Of the predicted time: convolutions below it are left alone."""
 WORK = 4 * 10**11
@@ -37,7 +46,7 @@ WORK = 4 * 10**11
 NAME = "spend_budget"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Choice:
     """A candidate with the output error it causes alone, measured or assumed."""
 
@@ -68,38 +77,110 @@ class SpendBudget:
         return {"budget": self.budget}
 
     def run(self, graph: Graph, context: Context) -> PassResult:
-        draft = Draft(graph)
-        offered = _offers(draft, context) if self.budget is not None else {}
-        if self.budget is None or not offered:
+        if self.budget is None or not any(node.op == "conv2d" for node in graph.nodes):
             return PassResult(graph)
         calibration = calibrate(graph, self.calibration)
         trial = Trial(graph, calibration)
         if not trial.finite:
             reason = f"the outputs on {calibration.note} are zero, NaN or infinite: no error is relative to them"
             return PassResult(graph, (), (Reject(graph.outputs[0].node, reason, NAME),))
-        return _Spending(self.budget, trial, calibration.note).run(graph, _choices(trial, offered))
+        draft = Draft(graph)
+        seen = _responses(draft, context, trial) if self.calibration is not None else {}
+        choices = _choices(trial, _offers(draft, context, seen))
+        choices = [_nearer(draft, context, trial, c, seen, self.budget) for c in choices]
+        return _Spending(self.budget, trial, calibration.note).run(graph, choices)
 
 
-def _offers(draft: Draft, context: Context) -> dict[str, list[Candidate]]:
-    """Candidates for each convolution, fastest first: those that no other one beats in both time and weight error."""
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """A convolution on calibration inputs."""
+
+    responses: Responses
+    moments: Moments | None
+
+
+def _worthwhile(draft: Draft, context: Context) -> list[Node]:
+    """Convolutions that take a share of the predicted time."""
     nodes = [draft[name] for name in draft.names]
     seconds = {node.name: context.seconds(draft, [node], draft.nominal) for node in nodes}
-    total = sum(seconds.values())
+    least = SHARE * sum(seconds.values())
+    return [node for node in nodes if node.op == "conv2d" and seconds[node.name] >= least]
+
+
+def _responses(draft: Draft, context: Context, trial: Trial) -> dict[str, Seen]:
+    """What the convolutions make of the calibration inputs, where chains can be fitted to it."""
+    found: dict[str, Seen] = {}
+    for node in _worthwhile(draft, context):
+        kernel = read_kernel(draft, node)
+        plain = node.attrs["prologue"] is None and len(node.inputs) <= 4 and _known_bias(draft, node)
+        if plain and isinstance(kernel, Kernel):
+            responses = Responses.of(kernel, trial.start.values[node.operands[0]])
+            found[node.name] = Seen(responses, responses.moments(kernel))
+    return found
+
+
+def _offers(draft: Draft, context: Context, seen: Mapping[str, Seen]) -> dict[str, list[Candidate]]:
+    """Candidates for each convolution, fastest first: those that no other one beats in both time and nearness.
+
+    Where responses are known, chains are fitted to them, and the nearest is the one with the least error of them;
+    otherwise, with the least error of the weights.
+    """
     found: dict[str, list[Candidate]] = {}
-    for node in nodes:
-        if node.op != "conv2d" or seconds[node.name] < SHARE * total:
-            continue
-        candidates = [candidate for one in OFFERS for candidate in one.candidates(draft, node, context)]
+    for node in _worthwhile(draft, context):
+        known = seen.get(node.name)
+        candidates = [
+            c for one in OFFERS for c in one.candidates(draft, node, context, known.moments if known else None)
+        ]
+        if known is not None:
+            candidates = [_made(draft, context, c, *refit(c.chain, known.responses)) for c in candidates]
         kept = _undominated(candidates)
         if kept:
             found[node.name] = kept
     return found
 
 
+def _nearer(
+    draft: Draft, context: Context, trial: Trial, choice: Choice, seen: Mapping[str, Seen], budget: float
+) -> Choice:
+    """The choice fitted for its largest error, where that decides whether it fits in: Lawson's weights.
+
+    Each example counts in proportion to the error that it shows, over and over.
+    """
+    known = seen.get(choice.conv)
+    if known is None or not budget < choice.alone <= NEARLY * budget:
+        return choice
+    weights = np.ones(len(known.responses.x))
+    chain, best = choice.candidate.chain, choice
+    for _ in range(ROUNDS):
+        errors = trial.measure(trial.start, choice.candidate).by_example
+        if errors is None or len(errors) != len(weights):
+            break
+        weights = weights * errors / max(float(errors.mean()), 1e-30)
+        weights = np.clip(weights / max(float(weights.mean()), 1e-30), 0.05, 50.0)
+        candidate = _made(draft, context, choice.candidate, *refit(chain, known.responses, weights))
+        choice = Choice(candidate, trial.measure(trial.start, candidate).error)
+        best = min(best, choice, key=lambda one: one.alone)
+    return best
+
+
+def _made(draft: Draft, context: Context, like: Candidate, chain: Chain, error: float) -> Candidate:
+    made = certify(draft, context, like.rule, like.kernel, chain)[0]
+    return replace(made, certificate={**made.certificate, "response_error": error})
+
+
+def _known_bias(draft: Draft, node: Node) -> bool:
+    bias = operand(draft, node, "b")
+    return bias is None or is_known(bias)
+
+
+def _distance(candidate: Candidate) -> float:
+    return candidate.certificate.get("response_error", candidate.certificate["weight_error"])
+
+
 def _undominated(candidates: Iterable[Candidate]) -> list[Candidate]:
     kept: list[Candidate] = []
-    for one in sorted(candidates, key=lambda c: (c.certificate["seconds_after"], c.certificate["weight_error"])):
-        if not kept or one.certificate["weight_error"] < kept[-1].certificate["weight_error"]:
+    for one in sorted(candidates, key=lambda c: (c.certificate["seconds_after"], _distance(c))):
+        if not kept or _distance(one) < _distance(kept[-1]):
             kept.append(one)
     return kept
 
@@ -113,8 +194,8 @@ def _choices(trial: Trial, offered: Mapping[str, list[Candidate]]) -> list[Choic
             found += [Choice(c, trial.measure(trial.start, c).error) for c in candidates]
             continue
         middle = candidates[len(candidates) // 2]
-        slope = trial.measure(trial.start, middle).error / middle.certificate["weight_error"]
-        found += [Choice(c, slope * c.certificate["weight_error"]) for c in candidates]
+        slope = trial.measure(trial.start, middle).error / max(_distance(middle), 1e-12)
+        found += [Choice(c, slope * _distance(c)) for c in candidates]
     return found
 
 

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from convc.passes.bottleneck import BOTTLENECK
-from convc.passes.chain import Chain, ChainPass, Kernel, Layer
+from convc.passes.chain import Chain, ChainPass, Kernel, Layer, Moments
 from convc.passes.compositions import Composition, channels_between, find_composition, from_start
 from convc.passes.planes import divide, factor_planes
 from convc.passes.rank import ranks_between
@@ -29,6 +29,7 @@ GROUPS = 16
 NEAR_WEIGHTS = 1 << 17
 """The largest kernel that a budget is offered stacks for: a second for each number of channels between."""
 NEAR_STARTS = 2
+NEAR_STEPS = 6
 
 
 def find(kernel: Kernel) -> Sequence[Chain] | str | None:
@@ -98,7 +99,7 @@ def _stack(kernel: Kernel, weights: Sequence[Array], groups: Sequence[int]) -> C
     return Chain(layers, f"{sizes}, {between} channels between")
 
 
-def near(kernel: Kernel) -> Iterable[Chain]:
+def near(kernel: Kernel, moments: Moments | None = None) -> Iterable[Chain]:
     """Two kernels for one, 3x3 and the rest, with a few numbers of channels between."""
     groups, out, channels, rows, columns = kernel.shape
     if rows != columns or rows % 2 == 0 or rows < 5:
@@ -111,8 +112,8 @@ def near(kernel: Kernel) -> Iterable[Chain]:
         return
     w = kernel.wide()[0]
     most = (w.size - 1) // (9 * channels + (rows - 2) ** 2 * out)
-    for between in ranks_between(max(1, most // 8), min(most, max(out, channels)), 5):
-        found = [from_start(w, between, 3, seed) for seed in range(NEAR_STARTS)]
+    for between in ranks_between(max(1, most // 8), most, 7):
+        found = [from_start(w, between, 3, seed, NEAR_STEPS) for seed in range(NEAR_STARTS)]
         best: Composition = min(found, key=lambda one: one.residual)
         yield _stack(kernel, [best.first, best.second], [1, 1])
 

@@ -26,10 +26,11 @@ class State:
 
 @dataclass(frozen=True)
 class Measured:
-    """A state after a patch, and its relative output error."""
+    """A state after a patch, and its relative output error; that of each example, if outputs have an axis of them."""
 
     state: State
     error: float
+    by_example: Array | None
 
 
 class Trial:
@@ -55,7 +56,16 @@ class Trial:
         draft = Draft(state.graph)
         draft.apply(candidate.patch(draft))
         after = self._evaluated(draft.freeze(), state, {})
-        return Measured(after, self._error(after))
+        differences = [
+            np.abs(after.values[output.node] - y) / float(np.abs(y).max())
+            for y, output in zip(self._expected, after.graph.outputs, strict=True)
+        ]
+        worst = max(float(d.max()) for d in differences)
+        counts = {d.shape[0] if d.ndim else 0 for d in differences}
+        by_example = None
+        if len(counts) == 1 and counts != {0}:
+            by_example = np.max([d.reshape(len(d), -1).max(1) for d in differences], 0)
+        return Measured(after, worst if np.isfinite(worst) else float("inf"), by_example)
 
     def cost(self, name: str) -> int:
         """Multiply-adds that a patch of the node leads to."""
@@ -67,13 +77,6 @@ class Trial:
                 dirty.add(node.name)
                 total += concrete(graph.node_macs(node), {}) if node.op not in {"input", "constant"} else 0
         return total
-
-    def _error(self, state: State) -> float:
-        worst = 0.0
-        for expected, output in zip(self._expected, state.graph.outputs, strict=True):
-            difference = float(np.abs(state.values[output.node] - expected).max())
-            worst = max(worst, difference / float(np.abs(expected).max()))
-        return worst if np.isfinite(worst) else float("inf")
 
     def _evaluated(self, graph: Graph, known: State, inputs: Mapping[str, Array]) -> State:
         """Values of a graph, those of nodes that it shares with `known` taken from there."""

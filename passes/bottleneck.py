@@ -26,7 +26,7 @@ PRINCIPAL = (0.003, 0.006, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2)
 """Relative errors of the responses, likewise."""
 EVERY = 16
 """Channels, up to which each rank above a half is offered."""
-SWEEPS = 2
+SWEEPS = 1
 
 
 def find(kernel: Kernel) -> Sequence[Chain] | str | None:
@@ -101,12 +101,20 @@ def tucker(kernel: Kernel, p: int, q: int, sweeps: int = 0) -> Chain:
 
 def _bases(w: Array, p: int, q: int, sweeps: int) -> tuple[Array, Array]:
     """Orthonormal columns [groups, o, p] and [groups, c, q]: those of the unfoldings, then each given the other."""
-    u = factors(_unfolded(w, "output"))[0][:, :, :p]
-    v = factors(_unfolded(w, "input"))[0][:, :, :q]
-    for _ in range(sweeps):
-        u = factors(_unfolded(_shrunk(w, v, 2), "output"))[0][:, :, :p]
-        v = factors(_unfolded(_shrunk(w, u, 1), "input"))[0][:, :, :q]
+    u = _leading(_unfolded(w, "output"), p)
+    v = _leading(_unfolded(w, "input"), q)
+    for _ in range(sweeps if p < w.shape[1] and q < w.shape[2] else 0):
+        u = _leading(_unfolded(_shrunk(w, v, 2), "output"), p)
+        v = _leading(_unfolded(_shrunk(w, u, 1), "input"), q)
     return u, v
+
+
+def _leading(matrices: Array, count: int) -> Array:
+    """The first left singular vectors, by the Gram matrix: good to 1e-8 of the largest singular value."""
+    if matrices.shape[-1] < matrices.shape[-2]:
+        return factors(matrices)[0][..., :count]
+    vectors: Array = np.linalg.eigh(matrices @ np.swapaxes(matrices, -1, -2))[1]
+    return vectors[..., ::-1][..., :count]
 
 
 def _shrunk(w: Array, basis: Array, axis: int) -> Array:

@@ -195,21 +195,30 @@ def composed(layers: Sequence[Layer], channels: int, groups: int) -> Array:
 
 def certify(draft: Draft, context: Context, rule: str, kernel: Kernel, chain: Chain) -> tuple[Candidate, float]:
     """The chain as a candidate, and the largest change of a weight as a share of the largest weight."""
-    conv, x = kernel.node, required(draft, kernel.node, "x")
-    numbers = iter(range(1, 2 * len(chain.layers) + 2))
-    nodes = _nodes(draft, kernel, chain, lambda base: f"{base}.chain{next(numbers)}")
+    nodes = _unnamed(draft, kernel, chain)
     stored = [n.array for n in nodes if n.op == "constant" and n.type.rank == 4]
     as_stored = [Layer(w, layer.groups) for w, layer in zip(stored, chain.layers, strict=True)]
-    difference = composed(as_stored, int(str(x.type.shape[1])), kernel.groups) - kernel.stored
-    nominal = draft.nominal
-    certificate = {
-        "weight_error": float(np.linalg.norm(difference) / np.linalg.norm(kernel.stored.astype(np.float64))),
-        "macs_before": float(_macs([x, kernel.constant, conv], nominal)),
+    channels = int(str(required(draft, kernel.node, "x").type.shape[1]))
+    difference = composed(as_stored, channels, kernel.groups) - kernel.stored
+    error = float(np.linalg.norm(difference) / np.linalg.norm(kernel.stored.astype(np.float64)))
+    certificate = {"weight_error": error, **_price(draft, context, kernel, nodes)}
+    return Candidate(rule, kernel, chain, certificate), float(np.abs(difference).max()) / kernel.largest
+
+
+def _unnamed(draft: Draft, kernel: Kernel, chain: Chain) -> list[Node]:
+    numbers = iter(range(1, 2 * len(chain.layers) + 2))
+    return _nodes(draft, kernel, chain, lambda base: f"{base}.chain{next(numbers)}")
+
+
+def _price(draft: Draft, context: Context, kernel: Kernel, nodes: Sequence[Node]) -> dict[str, float]:
+    """Multiply-adds and predicted seconds, before and after."""
+    x, nominal = required(draft, kernel.node, "x"), draft.nominal
+    return {
+        "macs_before": float(_macs([x, kernel.constant, kernel.node], nominal)),
         "macs_after": float(_macs([x, *nodes], nominal)),
-        "seconds_before": context.seconds(draft, [conv], nominal),
+        "seconds_before": context.seconds(draft, [kernel.node], nominal),
         "seconds_after": context.seconds(draft, nodes, nominal),
     }
-    return Candidate(rule, kernel, chain, certificate), float(np.abs(difference).max()) / kernel.largest
 
 
 def _macs(nodes: Sequence[Node], nominal: Mapping[str, int]) -> int:
@@ -303,6 +312,9 @@ class ChainPass:
         kernel = read_kernel(draft, node)
         if isinstance(kernel, Reject):
             return []
-        chains = self.approximate(kernel, moments)
-        found = [certify(draft, context, self.name, kernel, chain)[0] for chain in chains]
-        return [candidate for candidate in found if candidate.gains or context.force]
+        found: list[Candidate] = []
+        for chain in self.approximate(kernel, moments):
+            price = _price(draft, context, kernel, _unnamed(draft, kernel, chain))
+            if context.force or Candidate(self.name, kernel, chain, price).gains:
+                found.append(certify(draft, context, self.name, kernel, chain)[0])
+        return found

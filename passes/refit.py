@@ -40,9 +40,10 @@ class Responses:
         return Responses(x, _conv(x, kernel.stored, attrs))
 
     def moments(self, kernel: Kernel) -> Moments | None:
-        """Second moments of windows and responses; None where windows are larger than `WINDOW`."""
-        groups, _, channels, rows, columns = kernel.shape
-        if channels * rows * columns > WINDOW:
+        """Second moments of windows and responses; None where windows are larger than `WINDOW`, or places too few."""
+        groups, out, channels, rows, columns = kernel.shape
+        size, places = channels * rows * columns, self.y.size // self.y.shape[1]
+        if size > WINDOW or places < ENOUGH * max(size, out):
             return None
         attrs = kernel.node.attrs
         layer = Layer(kernel.stored, groups, attrs["stride"], attrs["padding"], attrs["dilation"])

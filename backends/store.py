@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+import threading
 import warnings
 from pathlib import Path
 
@@ -32,6 +33,7 @@ class Store:
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = (folder or default_folder()) / "kernels"
         self._usable = True
+        self._lock = threading.Lock()
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}.o"
@@ -49,8 +51,11 @@ class Store:
 
     def put(self, key: str, code: bytes) -> None:
         """Keep object code. Two processes may put the same key at once: each replaces whole files."""
-        if not self._usable:
-            return
+        with self._lock:
+            if self._usable:
+                self._put(key, code)
+
+    def _put(self, key: str, code: bytes) -> None:
         temporary = ""
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)

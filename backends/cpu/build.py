@@ -71,14 +71,21 @@ def build_objects(
         else:
             objects[name] = code
     if missing:
-        objects.update(_compile(missing, kernels, isa, progress))
-    for name in missing:
-        store.put(keys[name], objects[name])
+        objects.update(_compile(missing, kernels, isa, progress, lambda name, code: store.put(keys[name], code)))
     return objects, len(missing)
 
 
-def _compile(names: Sequence[str], kernels: Mapping[str, str], isa: Isa, progress: Progress | None) -> dict[str, bytes]:
-    """Object code of each kernel, compiled here and, where there are many, in other processes at the same time."""
+def _compile(
+    names: Sequence[str],
+    kernels: Mapping[str, str],
+    isa: Isa,
+    progress: Progress | None,
+    keep: Callable[[str, bytes], None],
+) -> dict[str, bytes]:
+    """Object code of each kernel, compiled here and, where there are many, in other processes at the same time.
+
+    Each is kept as soon as it is there: what an interruption leaves undone is all that is lost.
+    """
     from convc.backends.cpu.jit import compile_object
 
     waiting = deque(sorted(names, key=lambda name: -len(kernels[name])))
@@ -100,6 +107,7 @@ def _compile(names: Sequence[str], kernels: Mapping[str, str], isa: Isa, progres
             except OSError:
                 waiting.append(name)
                 return
+            keep(name, made[name])
 
     helpers = min(default_threads() - 1, (len(names) - 1) // KERNELS_A_PROCESS, MOST_PROCESSES)
     with workers(helpers, isa) as asks:

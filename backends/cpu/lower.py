@@ -66,6 +66,7 @@ ARGUMENTS: Mapping[str, Callable[[Step, Binding], Sequence[Word]]] = {
     "resize": resampling.resize_arguments, "gather": shaping.gather_arguments,
 }  # fmt: skip
 
+
 def lower(graph: Graph, isa: Isa, packed: Mapping[str, Array] | None = None) -> Program:
     """The Program of a graph; `packed` holds constants packed before for the same graph and instruction set.
 

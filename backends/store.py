@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-import threading
 import warnings
 from pathlib import Path
 
+from convc.backends.locks import ForkLock
 from convc.errors import StoreWarning
 
 MAGIC = b"convc-kernel 1 "
@@ -33,7 +33,7 @@ class Store:
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = (folder or default_folder()) / "kernels"
         self._usable = True
-        self._lock = threading.Lock()
+        self._lock = ForkLock()
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}.o"

@@ -5,7 +5,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 MADE := $(VENV)/.made-$(subst /,_,$(PYTHON))
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
-PYTEST := $(BIN)/python -m pytest -n 2
+# One BLAS thread a worker: teams of them would wait for each other.
+PYTEST := OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all lint types clean

@@ -138,10 +138,15 @@ def optimise(
     chosen = resolve(passes)
     if cost is not None and any(node.type.dtype is DType.F16 for node in graph.nodes):
         chosen = (WIDEN_FLOAT16, *chosen)
-    return run_passes(
-        graph, chosen, dump_dir=dump_dir, instruments=instruments, stop_after=stop_after, limits=options.limits,
-        cost=cost,
-    )  # fmt: skip
+    from threadpoolctl import threadpool_limits
+
+    # Passes factor many small matrices. A team of BLAS threads gains nothing there, and where another process holds a
+    # processor each call waits for it: 0.5 s of passes over ResNet-50 took 9 s.
+    with threadpool_limits(1, "blas"):
+        return run_passes(
+            graph, chosen, dump_dir=dump_dir, instruments=instruments, stop_after=stop_after, limits=options.limits,
+            cost=cost,
+        )  # fmt: skip
 
 
 def build_runnable(

@@ -47,7 +47,7 @@ ROOMS = {
     "cpu": Room(("convc.backends.cpu",), SHARED, frozenset({"numba", "llvmlite"})),
     # Loading and unpickling walk the last stages again, so these call the compiler, which calls them.
     "model": Room(("convc.model", "convc.artifact"), SHARED | {"container", "interp", "passes", "compiler", "report"}),
-    "compiler": Room(("convc.compiler", "convc.source"), STAGES),
+    "compiler": Room(("convc.compiler", "convc.source"), STAGES, frozenset({"threadpoolctl"})),
     "measure": Room(("convc.measure",), STAGES, RIVALS | {"matplotlib"}),
     "check": Room(("convc.check",), STAGES | {"measure"}),
     "report": Room(("convc.report",), EVERYTHING - {"cli"}),

@@ -420,7 +420,11 @@ def test_a_damaged_file_is_named_and_never_run(
 def test_an_interrupted_compilation_leaves_nothing_behind(tmp_path: Path) -> None:
     environment = {**os.environ, "CONVC_CACHE_DIR": str(tmp_path / "store")}
     words = [sys.executable, "-m", "convc", "compile", "zoo:mobilenet_v2", "-o", str(tmp_path / "net.convc")]
-    with subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True) as process:
+
+    def listen() -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+
+    with subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=listen) as process:
         end = time.monotonic() + 60
         while not list((tmp_path / "store").glob("kernels/*.o")) and time.monotonic() < end:
             time.sleep(0.02)

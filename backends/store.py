@@ -32,7 +32,8 @@ class Store:
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = (folder or default_folder()) / "kernels"
-        self._usable = True
+        self._trouble = ""
+        self._told = False
         self._lock = ForkLock()
 
     def _path(self, key: str) -> Path:
@@ -50,10 +51,24 @@ class Store:
         return code
 
     def put(self, key: str, code: bytes) -> None:
-        """Keep object code. Two processes may put the same key at once: each replaces whole files."""
+        """Keep object code, if the folder allows. Two processes may put the same key at once: each replaces files."""
         with self._lock:
-            if self._usable:
+            if not self._trouble:
                 self._put(key, code)
+
+    def warn(self) -> None:
+        """Warn, once, if the folder was found unusable. `put` itself does not: while one thread compiles with Numba,
+        which changes the process's warning filters, a warning from another may be lost.
+        """
+        with self._lock:
+            told, self._told = self._told, bool(self._trouble)
+        if self._trouble and not told:
+            warnings.warn(
+                f"kernel store {self.folder} cannot be written ({self._trouble}): compiling without it. "
+                "Hint: free space or set CONVC_CACHE_DIR to a writable folder",
+                StoreWarning,
+                stacklevel=2,
+            )
 
     def _put(self, key: str, code: bytes) -> None:
         temporary = ""
@@ -64,13 +79,7 @@ class Store:
                 file.write(MAGIC + hashlib.sha256(code).hexdigest().encode() + b"\n" + code)
             os.replace(temporary, self._path(key))
         except OSError as error:
-            self._usable = False
-            warnings.warn(
-                f"kernel store {self.folder} cannot be written ({error.strerror or error}): compiling without it. "
-                "Hint: free space or set CONVC_CACHE_DIR to a writable folder",
-                StoreWarning,
-                stacklevel=2,
-            )
+            self._trouble = error.strerror or str(error)
             if temporary:
                 _remove(temporary)
         except BaseException:

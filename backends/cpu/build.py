@@ -72,6 +72,10 @@ def build_objects(
             objects[name] = code
     if missing:
         objects.update(_compile(missing, kernels, isa, progress, lambda name, code: store.put(keys[name], code)))
+        from convc.backends.cpu.jit import WARNINGS
+
+        with WARNINGS:
+            store.warn()
     return objects, len(missing)
 
 

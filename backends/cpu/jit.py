@@ -10,6 +10,10 @@ import warnings
 from typing import Any
 
 from convc.backends.cpu.isa import Isa
+from convc.backends.locks import ForkLock
+
+WARNINGS = ForkLock()
+"""Held where the process's warning filters are changed or a warning must not be lost; filters are not a thread's."""
 
 
 def compile_object(name: str, source: str, isa: Isa) -> bytes:
@@ -41,7 +45,7 @@ def _lower(name: str, source: str, isa: Isa) -> tuple[Any, Any]:
     space: dict[str, Any] = {name: one for part in parts for name, one in part.VOCABULARY.items()}
     exec(compile(source, f"<kernel {name}>", "exec"), space)
     arity = source[source.index("(") + 1 : source.index(")")].count(",") + 1
-    with warnings.catch_warnings():
+    with WARNINGS, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         kernel = cfunc(types.void(*[types.int64] * arity), error_model="numpy")(space[name])
     text = re.sub(r'"(target|tune)-(cpu|features)"="[^"]*"', "", kernel.inspect_llvm())

@@ -140,6 +140,19 @@ def test_a_full_disk_is_given_up_with_one_warning(folder: Path, monkeypatch: pyt
     np.testing.assert_array_equal(model(X), np.maximum(X, 0))
 
 
+def test_keeping_warns_later_and_once(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    kept = Store(tmp_path / "file")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        kept.put("key", b"code")
+        kept.put("other", b"code")
+    with pytest.warns(StoreWarning, match="cannot be written") as caught:
+        kept.warn()
+        kept.warn()
+    assert len(caught) == 1
+
+
 def test_an_interrupt_leaves_no_part_behind(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*args: Any) -> Any:
         raise KeyboardInterrupt

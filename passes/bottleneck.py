@@ -111,8 +111,10 @@ def _bases(w: Array, p: int, q: int, sweeps: int) -> tuple[Array, Array]:
 
 def _leading(matrices: Array, count: int) -> Array:
     """The first left singular vectors, by the Gram matrix: good to 1e-8 of the largest singular value."""
-    if matrices.shape[-1] < matrices.shape[-2]:
-        return factors(matrices)[0][..., :count]
+    if matrices.shape[-1] < matrices.shape[-2] or count * 4 <= matrices.shape[-2]:
+        u = factors(matrices)[0]
+        if u.shape[-1] >= count:
+            return u[..., :count]
     vectors: Array = np.linalg.eigh(matrices @ np.swapaxes(matrices, -1, -2))[1]
     return vectors[..., ::-1][..., :count]
 

@@ -15,11 +15,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from convc.passes.rank import exact_rank
+from convc.passes.rank import exact_rank, off_rank
 from convc.types import Array
 
-LINES = 256
-"""Of the matrices of the linear algebra, which then takes less than a second; Inception's 48 channels would take 4."""
+LINES = 640
+"""Of the matrices of the linear algebra: 64 channels between, whose composition then takes some 8 s to recover. Kernels
+without structure are refused in milliseconds."""
 SQUARE = 32
 """Channels between, up to which starts are tried where C = M = O."""
 STARTS = {5: ((8, 12), (16, 6), (32, 3)), 7: ((32, 3),)}
@@ -63,7 +64,7 @@ def find_composition(w: Array, between: int, size: int) -> Composition | str:
     out, channels = w.shape[:2]
     if out == channels == between:
         return _from_starts(w, between, size)
-    if out <= between:
+    if channels > out:
         other = find_composition(flipped(w), between, w.shape[2] - size + 1)
         return (
             other
@@ -75,6 +76,11 @@ def find_composition(w: Array, between: int, size: int) -> Composition | str:
     if channels > between:
         basis = np.linalg.qr(random.normal(size=(channels, between)))[0]
         narrow = np.einsum("ocrs,cm->omrs", w, basis)
+    lines = _lines(narrow, size)
+    if lines > LINES:
+        if between <= SQUARE:
+            return _from_starts(w, between, size)
+        return f"{between} channels between are not searched: its equations have {lines} lines"
     first = _right_factor(narrow, size)
     if isinstance(first, str):
         return first
@@ -94,22 +100,32 @@ def _relative(w: Array, first: Array, second: Array) -> float:
     return float(np.linalg.norm(w - product) / np.linalg.norm(w))
 
 
+def _shifts(w: Array, size: int) -> int:
+    """How many multiples of W(x, y), by powers of x, tell its right factor."""
+    out, between, k, _ = w.shape
+    return -(-(k - size) * between // (out - between)) + 1
+
+
+def _lines(w: Array, size: int) -> int:
+    """Lines of the largest matrix of the linear algebra."""
+    out, between, k, _ = w.shape
+    shifts = _shifts(w, size)
+    return max((shifts + k - size) * between, shifts * out, size * size * between)
+
+
 def _right_factor(w: Array, size: int) -> Array | str:
     """A [M, M, s, s] of W = B A, up to a constant matrix, from w [O, M, k, k] with O > M."""
-    out, between, k, _ = w.shape
-    rest = k - size
-    shifts = -(-rest * between // (out - between)) + 1
-    span, lines = (shifts + rest) * between, size * size * between
-    if max(span, shifts * out, lines) > LINES:
-        return f"{between} channels between are not searched: its equations have {max(span, shifts * out, lines)} lines"
+    between, k = w.shape[1:3]
+    shifts = _shifts(w, size)
+    span, lines = (shifts + k - size) * between, size * size * between
+    off = off_rank(_shifted(w.sum(3), shifts), span)
+    if off:
+        return f"no {size}x{size} with {between} channels between divides it: a row of its multiples is {off:.2g} off"
     gram = np.zeros((size, size * between, size, size * between))
     for index in range(size):
         y = np.exp(1j * np.pi * (index + 0.5) / size)
-        at_y = np.einsum("ocrs,s->orc", w, y ** np.arange(k))
-        rows = np.zeros((shifts, out, shifts + k - 1, between), complex)
-        for shift in range(shifts):
-            rows[shift, :, shift : shift + k] = at_y
-        found = _low_rows(rows.reshape(shifts * out, -1), span, between, size * between)
+        rows = _shifted(np.einsum("ocrs,s->ocr", w, y ** np.arange(k)), shifts)
+        found = _low_rows(rows, span, between, size * between)
         basis = np.linalg.qr(found.T)[0]
         outside = np.eye(size * between) - basis @ basis.conj().T
         powers = y ** np.arange(size)
@@ -117,6 +133,15 @@ def _right_factor(w: Array, size: int) -> Array | str:
     vectors = np.linalg.eigh(gram.reshape(lines, lines))[1]
     rows_of: Array = vectors[:, :between].T.reshape(between, size, size, between).transpose(0, 3, 2, 1)
     return rows_of
+
+
+def _shifted(at_y: Array, shifts: int) -> Array:
+    """The rows of W(x), x W(x), ... by powers of x and channels, from their coefficients [O, C, k]."""
+    out, channels, k = at_y.shape
+    rows = np.zeros((shifts, out, shifts + k - 1, channels), at_y.dtype)
+    for shift in range(shifts):
+        rows[shift, :, shift : shift + k] = at_y.transpose(0, 2, 1)
+    return rows.reshape(shifts * out, -1)
 
 
 def _low_rows(rows: Array, span: int, between: int, low: int) -> Array:

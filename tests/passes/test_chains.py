@@ -16,6 +16,7 @@ from convc.passes.base import PassResult, Reject
 from convc.passes.chain import Chain, Layer, certify, composed, read_kernel
 from convc.passes.context import Context
 from convc.passes.planes import quadratics
+from convc.passes.rank import exact_rank, factors, off_rank
 from convc.types import Array, DType
 
 NAMES = ("separate_depthwise", "stack_conv5x5", "bottleneck", "separate_kernels")
@@ -93,6 +94,9 @@ PLANTED = [
     ("stack_conv5x5", [(8, 16, 3, 3), (8, 8, 3, 3)]),
     ("stack_conv5x5", [(4, 4, 3, 3), (4, 4, 3, 3)]),
     ("stack_conv5x5", [(8, 8, 3, 3), (8, 8, 3, 3)]),
+    ("stack_conv5x5", [(20, 33, 3, 3), (21, 20, 3, 3)]),
+    ("stack_conv5x5", [(24, 24, 3, 3), (25, 24, 3, 3)]),
+    ("stack_conv5x5", [(48, 48, 3, 3), (64, 48, 3, 3)]),
     ("stack_conv5x5", [(4, 16, 3, 3), (4, 4, 3, 3), (16, 4, 3, 3)]),
     ("bottleneck", [(4, 16, 1, 1), (4, 4, 3, 3), (16, 4, 1, 1)]),
     ("bottleneck", [(12, 12, 5, 5), (32, 12, 1, 1)]),
@@ -106,7 +110,6 @@ PLANTED = [
 def test_compositions_are_found_with_their_channels_between(name: str, shapes: list[tuple[int, ...]]) -> None:
     w, weights = stack(*shapes)
     places = 2 * 9 * 9
-    rows, columns = w.shape[2:]
     graph = network(w)
     after = rewritten(name, graph)
     # What is computed beyond the border, or ahead of what the other axis pads, is more than the weights alone count.
@@ -114,7 +117,34 @@ def test_compositions_are_found_with_their_channels_between(name: str, shapes: l
     assert found == weights
     assert [n.attrs["activation"] for n in after.operators][:-1] == [None] * (len(after.operators) - 1)
     assert after.macs() >= places * weights
-    assert rows * columns * 0 + after.macs() < graph.macs()
+    assert after.macs() < graph.macs()
+
+
+@pytest.mark.parametrize("rank", [1, 5, 40, 300])
+@pytest.mark.parametrize("shape", [(64, 64), (320, 900), (1000, 600)])
+def test_a_quick_look_proves_only_ranks_that_are_higher(rank: int, shape: tuple[int, int]) -> None:
+    rank = min(rank, min(shape) - 1)
+    random = np.random.default_rng(rank)
+    low = random.normal(size=(shape[0], rank)) @ random.normal(size=(rank, shape[1]))
+    rounded = low.astype(np.float32).astype(np.float64)
+    assert off_rank(rounded, rank) == off_rank(rounded, rank + 1) == 0
+    assert rank > 0.8 * min(shape) or off_rank(random.normal(size=shape), rank) > 0.1
+
+
+@pytest.mark.parametrize("rank", [1, 7, 30])
+def test_factors_of_low_rank(rank: int) -> None:
+    random = np.random.default_rng(rank)
+    low = (random.normal(size=(2, 200, rank)) @ random.normal(size=(2, rank, 333))).astype(np.float32)
+    w = low.astype(np.float64)
+    u, values, v = factors(w)
+    assert values.shape[-1] < 200
+    largest = np.abs(w).max()
+    assert np.abs((u * values[..., None, :]) @ v - w).max() < 1e-6 * largest
+    exact = np.linalg.svd(w, compute_uv=False)
+    assert [exact_rank(one, largest, w.shape[1:]) for one in values] == [rank, rank]
+    np.testing.assert_allclose(values[:, :rank], exact[:, :rank], rtol=1e-6)
+    noisy = w + 1e-3 * random.normal(size=w.shape)
+    assert factors(noisy)[1].shape[-1] == 200
 
 
 @pytest.mark.parametrize("k", [3, 5])

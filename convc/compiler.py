@@ -35,6 +35,7 @@ def compile(
     input_shapes: InputShapes | None = None,
     example_inputs: Sequence[Any] | None = None,
     calibration: Any = None,
+    force: bool = False,
     dump_dir: str | os.PathLike[str] | None = None,
     instruments: Sequence[Instrument] = (),
     stop_after: str | int | None = None,
@@ -65,6 +66,8 @@ def compile(
     calibration
         Inputs to measure on: an array, arrays by input name, or a sequence of arrays in the order of the inputs, along
         axis 0 as many examples as there are. Without it, seeded normal inputs serve, and the record says so.
+    force
+        Rewrite also where the target's cost model sees no gain, for experiments.
     dump_dir
         A folder for the graph before and after each pass, the difference, and the record.
     instruments
@@ -84,14 +87,20 @@ def compile(
     limits = limits or Limits()
     if precision != "float32":
         raise InputError(f"precision={precision!r} is not available for {target}", hint="use precision='float32'")
-    _check_budget(budget, calibration)
+    chosen = choose_passes(passes, budget, calibration)
     options = Options(target, threads, limits)
     check_target(options)
     graph = read_source(source, input_shapes=input_shapes, example_inputs=example_inputs, limits=limits)
-    chosen = resolve(passes) if budget is None else with_budget(resolve(passes), budget, calibration)
     return compile_graph(
-        graph, options, chosen, dump_dir=dump_dir, instruments=instruments, stop_after=stop_after, progress=progress
-    )
+        graph, options, chosen, force=force, dump_dir=dump_dir, instruments=instruments, stop_after=stop_after,
+        progress=progress,
+    )  # fmt: skip
+
+
+def choose_passes(passes: Passes, budget: float | None = None, calibration: Any = None) -> Passes:
+    """The passes, with one that spends the budget among them where there is one. Raises InputError."""
+    _check_budget(budget, calibration)
+    return resolve(passes) if budget is None else with_budget(resolve(passes), budget, calibration)
 
 
 def _check_budget(budget: Any, calibration: Any) -> None:
@@ -109,6 +118,7 @@ def compile_graph(
     options: Options,
     passes: Passes = "default",
     *,
+    force: bool = False,
     dump_dir: str | os.PathLike[str] | None = None,
     instruments: Sequence[Instrument] = (),
     stop_after: str | int | None = None,
@@ -118,8 +128,9 @@ def compile_graph(
     """Passes, program, kernels. `edit` (name, source) may give a kernel another source: to try one out."""
     recorder = Recorder(graph)
     graph, records = optimise(
-        graph, options, passes, dump_dir=dump_dir, instruments=[*instruments, recorder], stop_after=stop_after
-    )
+        graph, options, passes, force=force, dump_dir=dump_dir, instruments=[*instruments, recorder],
+        stop_after=stop_after,
+    )  # fmt: skip
     runnable = build_runnable(graph, options, progress=progress, edit=edit)
     return CompiledModel(graph, records, options, runnable, recorder.stages)
 
@@ -129,6 +140,7 @@ def optimise(
     options: Options,
     passes: Passes = "default",
     *,
+    force: bool = False,
     dump_dir: str | os.PathLike[str] | None = None,
     instruments: Sequence[Instrument] = (),
     stop_after: str | int | None = None,
@@ -145,7 +157,7 @@ def optimise(
     with threadpool_limits(1, "blas"):
         return run_passes(
             graph, chosen, dump_dir=dump_dir, instruments=instruments, stop_after=stop_after, limits=options.limits,
-            cost=cost,
+            cost=cost, force=force,
         )  # fmt: skip
 
 

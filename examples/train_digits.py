@@ -196,7 +196,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=FOLDER, help="folder for digits.safetensors and digits_test.npz")
+    parser.add_argument("--out", type=Path, default=FOLDER, help="folder for digits.safetensors and digits_*.npz")
     options = parser.parse_args()
     (images, labels), (test_images, test_labels) = split()
     graph = digits_architecture(seed=options.seed)
@@ -207,8 +207,9 @@ def main() -> int:
     print(f"held out: {accuracy(weights, test_images, test_labels):.2%} of {len(test_labels)} digits right")
     facts = {"made_by": "examples/train_digits.py", "convc": convc.__version__}
     (options.out / "digits.safetensors").write_bytes(b"".join(write_tensors(weights, facts)))
-    pixels = np.round(test_images[:, 0] * 16).astype(np.uint8)
+    pixels, others = (np.round(found[:, 0] * 16).astype(np.uint8) for found in (test_images, images))
     np.savez_compressed(options.out / "digits_test.npz", images=pixels, labels=test_labels.astype(np.uint8))
+    np.savez_compressed(options.out / "digits_train.npz", images=others)
     return 0
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from convc.dims import symbols
+from convc.dims import concrete, symbols
 from convc.errors import InputError
 from convc.interp import bind_sizes
 from convc.ir.graph import Graph, Node
@@ -20,6 +20,8 @@ SEEDED = 32
 """Examples that are made up, at most."""
 MACS = 2 * 10**10
 """Multiply-adds of one evaluation at most, where fewer examples bring it down: a second or two in the interpreter."""
+BYTES = 1 << 29
+"""Of the values of one evaluation at most, likewise. The trials keep those of a few."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,9 @@ def _batch(graph: Graph) -> str:
 
 
 def _affordable(graph: Graph, batch: str, most: int = EXAMPLES) -> int:
-    return int(max(1, min(most, MACS // max(1, graph.macs(**{batch: 1})))))
+    sizes = {**graph.nominal, batch: 1}
+    held = sum(concrete(node.type.elements, sizes) * node.type.dtype.bytes for node in graph.operators)
+    return int(max(1, min(most, MACS // max(1, graph.macs(**{batch: 1})), BYTES // max(1, held))))
 
 
 def _seeded(graph: Graph, batch: str) -> dict[str, Array]:

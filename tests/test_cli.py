@@ -18,6 +18,7 @@ import pytest
 from convc.cli import inputs, models, output
 from convc.cli.main import VERBS, main
 from convc.cli.run import describe, top_classes, write_arrays
+from convc.data import load_digits_train
 from convc.errors import InputError
 from convc.frontends.builder import Builder
 from convc.interp import run_graph
@@ -468,6 +469,43 @@ def test_a_store_that_cannot_be_written_costs_one_warning(small: str, tmp_path: 
     assert found.returncode == 0 and "scores" in found.stdout
     assert found.stderr.count("\n") == 1
     assert found.stderr.startswith("convc: warning: kernel store") and "Hint: " in found.stderr
+
+
+def test_a_budget_is_spent_on_calibration_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(tmp_path / "images.npy", load_digits_train()[:32])
+    options = ["--budget", "0.03", "--calibration", f"image={tmp_path / 'images.npy'}"]
+    assert main(["inspect", "passes", "zoo:digits", "--pass", "spend_budget", "--json", *options]) == 0
+    (record,) = json.loads(capsys.readouterr().out)
+    assert record["rewrites"] and record["macs_after"] < record["macs_before"]
+    assert main(["compile", "zoo:digits", "-o", str(tmp_path / "d.convc"), "--json", *options]) == 0
+    assert json.loads(capsys.readouterr().out)["macs"] == record["macs_after"]
+    assert main(["inspect", "passes", str(tmp_path / "d.convc"), *options]) == 2
+    assert "leave out --target, --passes, --budget and --calibration" in capsys.readouterr().err
+    assert main(["compile", "zoo:digits", "-o", str(tmp_path / "e.convc"), *options[2:]]) == 2
+    assert "without a budget" in capsys.readouterr().err
+
+
+def test_calibration_is_given_for_every_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    b = Builder("two")
+    x, y = b.input("x", ("N", 2)), b.input("y", ("N", 2))
+    (tmp_path / "net.txt").write_text(f"{b.finish(b.add(x, y))}\n", "utf-8")
+    np.save(tmp_path / "x.npy", np.ones((3, 2), np.float32))
+    given = ["--budget", "0.1", "--calibration", f"x={tmp_path / 'x.npy'}"]
+    assert main(["compile", str(tmp_path / "net.txt"), "-o", str(tmp_path / "net.convc"), *given]) == 2
+    told = capsys.readouterr().err
+    assert "--calibration gives nothing for input y" in told and "Hint: add --calibration y=FILE" in told
+
+
+def test_force_rewrites_without_gain(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    b = Builder("sobel")
+    w = np.outer([1, 2, 1], [-1, 0, 1]).astype(np.float32)[None, None]
+    (tmp_path / "net.txt").write_text(f"{b.finish(b.conv2d(b.input('x', (1, 1, 8, 8)), w))}\n", "utf-8")
+    found = {}
+    for force in ([], ["--force"]):
+        assert main(["inspect", "passes", str(tmp_path / "net.txt"), "--json", *force]) == 0
+        records = json.loads(capsys.readouterr().out)
+        found[bool(force)] = next(r for r in records if r["name"] == "separate_kernels")["rewrites"]
+    assert not found[False] and [one["node"] for one in found[True]]
 
 
 def test_names_that_the_terminal_cannot_show_are_escaped(tmp_path: Path) -> None:

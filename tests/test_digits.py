@@ -10,7 +10,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from convc.data import FOLDER, load_digits_test, load_digits_weights
+from convc.data import FOLDER, load_digits_test, load_digits_train, load_digits_weights
 from convc.frontends.builder import Builder, Value
 from convc.interp import run_graph
 from convc.ir.graph import Graph
@@ -40,7 +40,7 @@ def test_at_least_97_percent_of_the_held_out_digits_are_recognised() -> None:
 
 def test_the_files_are_small_and_complete() -> None:
     assert (FOLDER / "digits.safetensors").stat().st_size < 1 << 20
-    assert (FOLDER / "digits_test.npz").stat().st_size < 1 << 16
+    assert all((FOLDER / f"digits_{name}.npz").stat().st_size < 1 << 16 for name in ("test", "train"))
     expected = {n.name: n.type.shape for n in digits_architecture().constants}
     assert {name: array.shape for name, array in load_digits_weights().items()} == expected
 
@@ -65,6 +65,7 @@ def test_the_held_out_digits_are_every_fifth(training: ModuleType) -> None:
     stored_images, stored_labels = load_digits_test()
     np.testing.assert_array_equal(stored_images, test_images)
     np.testing.assert_array_equal(stored_labels, test_labels)
+    np.testing.assert_array_equal(load_digits_train(), images)
 
 
 def test_a_short_training_decreases_the_loss(training: ModuleType) -> None:

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the verb."""
     parser.add_argument("model", metavar="MODEL", help=models.SOURCE_HELP)
     parser.add_argument("-o", "--output", metavar="FILE", help="where to write the compiled model")
-    models.add_compile_options(parser)
+    models.add_compile_options(parser, rewrites=True)
     parser.add_argument("--dump-dir", metavar="FOLDER", help="write the graph before and after each pass into FOLDER")
     parser.add_argument(
         "--stop-after", metavar="PASS", help="write the graph after PASS, or after 'read', as text; nothing is compiled"

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from convc.cli.models import parse_shapes
+from convc.cli.models import numbers, parse_shapes
 from convc.cli.output import note
 from convc.errors import Error, InputError
 from convc.measure.inputs import random_array
@@ -32,17 +32,17 @@ def add_input_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--std", type=numbers, default=(1.0,), help="divides images, after --mean")
 
 
-def numbers(text: str) -> tuple[float, ...]:
-    """`0.485,0.456,0.406`, for argparse."""
-    return tuple(float(part) for part in text.split(","))
+def gather(
+    model: Any, args: argparse.Namespace, *, quiet: bool = False, option: str = "--input"
+) -> dict[str, Array]:
+    """An array for each input of the model. Raises InputError that names the input and the file.
 
-
-def gather(model: Any, args: argparse.Namespace, *, quiet: bool = False) -> dict[str, Array]:
-    """An array for each input of the model. Raises InputError that names the input and the file."""
+    Inputs that nothing is given for are random, with `--input`; with another option they are refused.
+    """
     known = {value.name: value for value in model.inputs}
     given: dict[str, list[str]] = {}
     for text in args.input:
-        name, file = _split(text, list(known))
+        name, file = _split(text, list(known), option)
         if name is None:
             given.update({key: [file] for key in _npz(file)})
         else:
@@ -56,6 +56,8 @@ def gather(model: Any, args: argparse.Namespace, *, quiet: bool = False) -> dict
     for name, value in known.items():
         wanted = shapes.get(name, value.shape)
         shape = tuple(_nominal(size, nominal) for size in wanted)
+        if name not in given and option != "--input":
+            raise InputError(f"{option} gives nothing for input {name}", hint=f"add {option} {name}=FILE")
         if name not in given and not quiet:
             note(f"input {name}: random, seed {args.seed}")
         files = given.get(name, ["random"])
@@ -64,7 +66,7 @@ def gather(model: Any, args: argparse.Namespace, *, quiet: bool = False) -> dict
     return result
 
 
-def _split(text: str, known: list[str]) -> tuple[str | None, str]:
+def _split(text: str, known: list[str], option: str) -> tuple[str | None, str]:
     """Input's name and file; no name for an .npz that holds several inputs by name."""
     name, equals, file = text.partition("=")
     if equals and (name in known or not Path(text).exists()):
@@ -72,7 +74,7 @@ def _split(text: str, known: list[str]) -> tuple[str | None, str]:
     if Path(text).suffix == ".npz":
         return None, text
     if len(known) != 1:
-        raise InputError(f"--input {text} does not say which input it is for", hint=f"write {known[0]}=FILE")
+        raise InputError(f"{option} {text} does not say which input it is for", hint=f"write {known[0]}=FILE")
     return known[0], text
 
 

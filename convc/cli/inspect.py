@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the verb."""
     parser.add_argument("what", choices=list(VIEWS), help="what to show")
     parser.add_argument("model", metavar="MODEL", help=models.MODEL_HELP)
-    models.add_compile_options(parser)
+    models.add_compile_options(parser, rewrites=True)
     parser.add_argument("--json", action="store_true", help="print as JSON")
     parser.add_argument("--text", action="store_true", help="model: print the textual form")
     parser.add_argument("--optimised", action="store_true", help="model: after all passes")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from convc.model import CompiledModel, Port
     from convc.passes.base import PassRecord
     from convc.passes.manager import Instrument
+    from convc.types import Array
 
 SOURCE_HELP = "an .onnx file, a .txt file in convc's textual form, or zoo:NAME (see convc zoo)"
 MODEL_HELP = f"a .convc file, {SOURCE_HELP}"
@@ -35,8 +36,12 @@ class Described:
         return Described(graph, tuple(Port.of(node.name, node.type) for node in graph.inputs))
 
 
-def add_compile_options(parser: argparse.ArgumentParser, *, several_threads: bool = False) -> None:
-    """Options that say how MODEL is compiled; with `several_threads`, `--threads` takes a list."""
+def add_compile_options(
+    parser: argparse.ArgumentParser, *, several_threads: bool = False, rewrites: bool = False
+) -> None:
+    """Options that say how MODEL is compiled; with `several_threads`, `--threads` takes a list; with `rewrites`, those
+    that approximate and force are there.
+    """
     parser.add_argument("--target", help="cpu, cpu:avx512, cpu:avx2, cpu:portable or reference (default: cpu)")
     parser.add_argument("--passes", help="default, none, or names joined by commas (see convc passes)")
     if several_threads:
@@ -49,6 +54,19 @@ def add_compile_options(parser: argparse.ArgumentParser, *, several_threads: boo
         "--input-shape", "--shapes", action="append", default=[], metavar="X:1x3x224x224",
         help="shape of an input, sizes joined by x or by commas; a name stands for any size; may be repeated",
     )  # fmt: skip
+    if rewrites:
+        parser.add_argument(
+            "--budget", type=float, metavar="SHARE", help="error of the outputs that approximations may cause, as 0.01"
+        )
+        parser.add_argument(
+            "--calibration", action="append", default=[], metavar="X=FILE",
+            help=".npy, .npz or image files to measure that error on, as --input of convc run (default: random)",
+        )  # fmt: skip
+        parser.add_argument("--mean", type=numbers, default=(0.0,), help="subtracted from images scaled to 0..1")
+        parser.add_argument("--std", type=numbers, default=(1.0,), help="divides images, after --mean")
+        parser.add_argument(
+            "--force", action="store_true", help="rewrite also where the cost model sees no gain, to experiment"
+        )
 
 
 def positive(text: str) -> int:
@@ -62,6 +80,11 @@ def positive(text: str) -> int:
 def positives(text: str) -> tuple[int, ...]:
     """Whole numbers of at least 1, joined by commas, for argparse."""
     return tuple(positive(part) for part in text.split(","))
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """`0.485,0.456,0.406`, for argparse."""
+    return tuple(float(part) for part in text.split(","))
 
 
 def parse_shapes(texts: list[str]) -> dict[str, tuple[int | str, ...]]:
@@ -110,18 +133,33 @@ def run_passes(
     args: argparse.Namespace, instruments: Sequence[Instrument] = (), **more: Any
 ) -> tuple[Graph, tuple[PassRecord, ...]]:
     """The graph of MODEL after the passes that compiling it for the target would run, and their records."""
-    from convc.compiler import optimise
+    from convc.compiler import choose_passes, optimise
     from convc.model import Options
 
     graph, options = read_graph(args), Options(args.target or "cpu", args.threads)
-    return optimise(graph, options, parse_passes(args.passes), instruments=instruments, **more)
+    budget = getattr(args, "budget", None)
+    passes = choose_passes(parse_passes(args.passes), budget, calibration_of(args, graph))
+    return optimise(graph, options, passes, instruments=instruments, force=getattr(args, "force", False), **more)
+
+
+def calibration_of(args: argparse.Namespace, graph: Graph) -> dict[str, Array] | None:
+    """The arrays that --calibration names, for every input; None where it names none. Raises InputError."""
+    files = getattr(args, "calibration", None)
+    if not files:
+        return None
+    from convc.cli.inputs import gather
+
+    given = argparse.Namespace(input=files, seed=0, input_shape=args.input_shape, mean=args.mean, std=args.std)
+    return gather(Described.of(graph), given, option="--calibration")
 
 
 def load_or_compile(args: argparse.Namespace) -> CompiledModel:
     """The compiled model that MODEL names, or that is made of it. Raises convc.Error."""
     if is_compiled(args.model):
-        if args.target or args.passes:
-            raise InputError(f"{args.model} is compiled already", hint="leave out --target and --passes")
+        rewrites = [f"--{name}" for name in ("budget", "calibration", "force") if getattr(args, name, None)]
+        if args.target or args.passes or rewrites:
+            *options, last = ["--target", "--passes", *rewrites]
+            raise InputError(f"{args.model} is compiled already", hint=f"leave out {', '.join(options)} and {last}")
         from convc.artifact import load
 
         return load(args.model, threads=args.threads)
@@ -133,12 +171,15 @@ def compile_source(args: argparse.Namespace) -> CompiledModel:
     from convc.compiler import compile
 
     with progress(args.model) as report:
+        graph = read_graph(args)
         return compile(
-            args.model,
+            graph,
             target=args.target or "cpu",
             passes=parse_passes(args.passes),
+            budget=getattr(args, "budget", None),
+            calibration=calibration_of(args, graph),
+            force=getattr(args, "force", False),
             threads=args.threads,
-            input_shapes=parse_shapes(args.input_shape) or None,
             dump_dir=getattr(args, "dump_dir", None),
             progress=report,
         )

@@ -102,13 +102,13 @@ def _relative(w: Array, first: Array, second: Array) -> float:
 
 def _shifts(w: Array, size: int) -> int:
     """How many multiples of W(x, y), by powers of x, tell its right factor."""
-    out, between, k, _ = w.shape
+    out, between, k = map(int, w.shape[:3])
     return -(-(k - size) * between // (out - between)) + 1
 
 
 def _lines(w: Array, size: int) -> int:
     """Lines of the largest matrix of the linear algebra."""
-    out, between, k, _ = w.shape
+    out, between, k = map(int, w.shape[:3])
     shifts = _shifts(w, size)
     return max((shifts + k - size) * between, shifts * out, size * size * between)
 

@@ -154,7 +154,6 @@ def test_a_pass_over_a_thousand_operators_takes_under_a_second() -> None:
     assert not slow
 
 
-@pytest.mark.slow
 def test_the_default_pipeline_on_densenet121_takes_under_two_seconds() -> None:
     graph = zoo.build("densenet121")
     times = []

@@ -21,8 +21,11 @@ from convc.backends.cpu.writer import Writer
 ARGUMENTS = [
     "x", "w", "bias", "y", "y_planes", "r", "r_planes", "offsets", "K", "images", "rows", "width", "wrap",
     "x_image", "x_row", "x_wrap", "x_step", "y_image", "y_row", "y_wrap", "y_step",
-    "r_image", "r_row", "r_wrap", "r_step", "groups", "group_blocks", "full_tiles", "panel",
+    "r_image", "r_row", "r_wrap", "r_step", "groups", "group_blocks", "full_tiles", "panel", "soon", "soon_lanes",
 ]  # fmt: skip
+
+WEIGHT_BYTES_A_CYCLE = 4.0
+"""What a stream of weights from memory reaches: 13 GB/s a core measured on one machine, 28 on another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +91,9 @@ def _panel(out: Writer, spec: ConvSpec, isa: Isa, cols: int, parameters: str) ->
         out("yp = image * y_image + row * y_row + line * y_wrap + col * y_step", "y_gap = y_wrap - wrap * y_step")
         if spec.residual:
             out("rp = image * r_image + row * r_row + line * r_wrap + col * r_step", "r_gap = r_wrap - wrap * r_step")
-        # the first pixel tiles each fetch a share of the next block's weights, which follow this block's
-        out("wp = weights", "turn = i - part * panel")
-        out(f"ahead = K * {cols * isa.lanes * 4} + turn * 64 if turn < {cols * isa.lanes // 16} else 0")
+        # each pixel tile fetches a share of the next weights, which follow these: `rate` / 1024 lines a step
+        out("wp = weights", f"rate = {max(cols * isa.lanes // 16, 1) * 1024} // (end - part * panel)")
+        out("if rate > 1024: rate = 1024", "pos = (i - part * panel) * K * rate")
         half = (spec.rows + 1) // 2
         if spec.rows > 1:
             with out.block(f"if count > {half}"):
@@ -103,11 +106,17 @@ def _panel(out: Writer, spec: ConvSpec, isa: Isa, cols: int, parameters: str) ->
 
 def _tile(out: Writer, spec: ConvSpec, isa: Isa, rows: int, cols: int, step: str, parameters: str) -> None:
     # one register variable per tile shape: Numba gives a variable one type
-    acc = f"acc{rows}x{cols}"
-    fma = "tile_fma" if spec.mode == "dense" else "tile_fma_lanes"
+    acc, vector = f"acc{rows}x{cols}", isa.lanes * 4
     out(f"{acc} = tile_bias(b, {rows}, {cols}, {isa.lanes})")
     with out.block("for k in range(K)"):
-        out(f"{acc} = {fma}({acc}, xp + load_i32(table, k) * 4, {step}, wp, ahead)", f"wp += {cols * isa.lanes * 4}")
+        out("at_k = xp + load_i32(table, k) * 4", f"later = weights + K * {cols * vector} + (pos >> 10) * 64")
+        if spec.mode == "dense":
+            # where there is one tap, lane l of a plane fetches pixel l of the next tile; else what is there already
+            out(f"at_soon = at_k + soon + (k & soon_lanes) * {vector - 4}")
+            out(f"{acc} = tile_fma({acc}, at_k, {step}, wp, later, at_soon)")
+        else:
+            out(f"{acc} = tile_fma_lanes({acc}, at_k, {step}, wp, later)")
+        out(f"wp += {cols * vector}", "pos += rate")
     if spec.residual:
         out(f"{acc} = tile_add({acc}, r, rt, rp, r_step, col, wrap, r_gap)")
     if spec.activation:
@@ -115,25 +124,26 @@ def _tile(out: Writer, spec: ConvSpec, isa: Isa, rows: int, cols: int, step: str
     out(f"tile_store({acc}, y, yt, yp, y_step, col, wrap, y_gap, count)")
 
 
-def tile_cycles(rows: int, cols: int, group_blocks: int, width: int, lines: int) -> float:
-    """Estimated cycles of one k-step over `lines` rows of `width` pixels and one group's blocks, in rows x cols tiles.
+def step_cycles(rows: int, cols: int) -> float:
+    """Estimated cycles of one k-step of one tile.
 
-    A tile takes the larger of rows * cols / 2 (multiply-adds) and (rows + cols + 1) / 2 (loads), two of each starting
-    in a cycle, at least the latency of 4, and half a cycle for the loop.
+    The larger of rows * cols / 2 (multiply-adds) and (rows + cols + 1) / 2 (loads), two of each starting in a cycle, at
+    least the latency of 4, and half a cycle for the loop.
     """
+    return max(rows * cols / 2, (rows + cols + 1) / 2, 4.0) + 0.5
 
-    def step(pixels: int, blocks: int) -> float:
-        return max(pixels * blocks / 2, (pixels + blocks + 1) / 2, 4.0) + 0.5
 
+def tile_cycles(rows: int, cols: int, group_blocks: int, width: int, lines: int) -> float:
+    """Estimated cycles of a k-step over `lines` rows of `width` pixels and one group's blocks, in rows x cols tiles."""
     half = (rows + 1) // 2
     full, left = divmod(width, rows)
     count, rest = divmod(group_blocks, cols)
     total = 0.0
     for blocks, times in ((cols, count), (rest, 1)):
         if blocks and times:
-            total += times * full * step(rows, blocks)
+            total += times * full * step_cycles(rows, blocks)
             if left:
-                total += times * step(rows if left > half else half, blocks)
+                total += times * step_cycles(rows if left > half else half, blocks)
     return total * lines
 
 
@@ -141,6 +151,13 @@ def choose_tile(isa: Isa, group_blocks: int, width: int, lines: int) -> tuple[in
     """The register tile with the fewest estimated cycles for `lines` rows of `width` pixels and one group's blocks."""
     fitting = [t for t in isa.tiles if t[1] <= group_blocks]
     return min(fitting or [(isa.tiles[-1][0], 1)], key=lambda t: tile_cycles(t[0], t[1], group_blocks, width, lines))
+
+
+def dense_cycles(isa: Isa, count: int, group_blocks: int, width: int, lines: int) -> float:
+    """Estimated cycles of a dense convolution of `count` terms: of its tiles, or of reading its weights once."""
+    rows, cols = choose_tile(isa, group_blocks, width, lines)
+    weights = count * group_blocks * isa.lanes * 4 / WEIGHT_BYTES_A_CYCLE
+    return max(count * tile_cycles(rows, cols, group_blocks, width, lines), weights)
 
 
 def tiles_of(group_blocks: int, cols: int) -> Sequence[int]:

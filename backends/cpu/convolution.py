@@ -10,7 +10,7 @@ import numpy as np
 
 from convc.backends.assemble import Assembler
 from convc.backends.binding import SLACK, Binding, Word, offsets_table
-from convc.backends.cpu import conv, winograd
+from convc.backends.cpu import conv, winograd_call, winograd_plan
 from convc.backends.cpu.activations import float32, float_word, function_of
 from convc.backends.cpu.channels import (
     Channels,
@@ -67,10 +67,13 @@ def lower_conv2d(asm: Assembler, node: Node, isa: Isa) -> None:
     narrow = groups == 1 and width * 2 <= isa.lanes and not asm.has_planes(x_name)
     x = mapped or asm.planes(x_name, 1 if narrow else None)
     channels, residual = _match(asm, node, x, out, width * groups, groups, isa)
-    if channels.mode == "dense" and x.lanes == isa.lanes and winograd.eligible(node, (height, breadth), groups):
-        pixels = concrete(node.type.shape[0] * node.type.shape[2] * node.type.shape[3], asm.graph.nominal)
-        if winograd.pays(isa, width, out, pixels):
-            _append_winograd(asm, node, isa, x, residual, channels, weights)
+    if channels.mode == "dense" and x.lanes == isa.lanes and winograd_call.eligible(node, (height, breadth), groups):
+        images, _, rows, columns = (concrete(size, asm.graph.nominal) for size in node.type.shape)
+        sizes = images, rows, columns, dh
+        plan = winograd_plan.best_plan(isa, len(x.planes), width, channels.group_blocks, *sizes)
+        direct = conv.dense_cycles(isa, width * 9, channels.group_blocks, columns, images * rows)
+        if plan is not None and plan.cycles < direct and np.isfinite(weights).all():
+            _append_winograd(asm, node, isa, plan, x, residual, channels, weights)
             return
     asm.need_halo(x, (top, left, bottom, right))
     taps, order = make_taps(
@@ -87,14 +90,15 @@ def lower_conv2d(asm: Assembler, node: Node, isa: Isa) -> None:
 
 
 def _append_winograd(
-    asm: Assembler, node: Node, isa: Isa, x: Planes, residual: Planes | None, channels: Channels, weights: Array
-) -> None:
+    asm: Assembler, node: Node, isa: Isa, plan: winograd_plan.Plan, x: Planes, residual: Planes | None,
+    channels: Channels, weights: Array,
+) -> None:  # fmt: skip
     taps, order = make_taps(x, channels, [(0, 0, 0, 0)], 1)
     y = asm.new_planes(node.name, node.type, places=channels.places)
     activation: Activation | None = node.attrs["activation"]
     function, params = function_of(activation) if activation is not None else ("", ())
     bias = _bias(asm, node, channels)
-    winograd.append(asm, node, isa, x, y, residual, channels, taps, order, weights, bias, function, params)
+    winograd_call.append(asm, node, isa, plan, x, y, residual, channels, taps, order, weights, bias, function, params)
     asm.define(y)
 
 
@@ -280,6 +284,12 @@ def arguments(step: Step, bound: Binding) -> Sequence[Word]:
     tiles = groups * -(-call.group_blocks // call.spec.cols)
     pixel_bytes = max(call.spec.rows * count * 4 // max(len(np.unique(taps.dy)) * sw, 1), 1)
     panel = max(1, min(PANEL_BYTES // pixel_bytes, -(-total * tiles // 16), total))
+    one_tap = not taps.dy.any() and not taps.dx.any()
+    soon = (
+        (call.spec.rows * x_step, (source.planes.lanes if isinstance(source, Flattened) else source.lanes) - 1)
+        if one_tap
+        else (0, 0)
+    )
     r_start = bound.arena + (a * r.row + b * r.pixel)
     residual: Sequence[Word] = (r_start, bound.table(r.planes)) if call.spec.residual else (0, 0)
     return [
@@ -287,6 +297,6 @@ def arguments(step: Step, bound: Binding) -> Sequence[Word]:
         bound.arena + (a * y.row + b * y.pixel), bound.table(y.planes), *residual,
         bound.table(offsets_table(table, step.node)), count, images, rows, width, wrap,
         x_image, x_row, x_wrap, x_step, y.image, y.row * ey, y_wrap, y_step, r.image, r.row * ey, r_wrap, r_step,
-        groups, call.group_blocks, call.group_blocks // call.spec.cols, panel,
+        groups, call.group_blocks, call.group_blocks // call.spec.cols, panel, *soon,
         *(float_word(p) for p in call.params),
     ]  # fmt: skip

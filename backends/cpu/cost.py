@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from convc.backends.cpu import conv, winograd
+from convc.backends.cpu import conv, winograd_call, winograd_plan
 from convc.backends.cpu.channels import prefers_lanes
 from convc.backends.cpu.isa import Isa
 from convc.dims import concrete
@@ -18,10 +18,6 @@ CLOCK = 3.5e9
 """Cycles a second: the scale cancels where times are compared."""
 BYTES_A_CYCLE = 4.0
 """What elementwise kernels move, beyond the second-level cache."""
-WEIGHT_BYTES_A_CYCLE = 8.0
-"""What a stream of weights that is read once reaches."""
-WINOGRAD_SHARE = 0.62
-"""Time of Winograd over the direct kernel's: 4/9 of the multiply-adds, and the transforms. Measured on ResNet-18."""
 STEP_CYCLES = 2000.0
 """A barrier, a call, and the ends of rows."""
 
@@ -72,14 +68,15 @@ class CpuCost:
         bundles, blocks = (-(-groups // lanes), out // groups) if by_lane else (groups, -(-(out // groups) // lanes))
         rows, cols = conv.choose_tile(self.isa, blocks, width, lines)
         steps = bundles * count * conv.tile_cycles(rows, cols, blocks, width, lines)
-        pixels = lines * width
-        if node.op == "conv2d" and winograd.eligible(node, (kernel[2], kernel[3]), groups):
-            steps *= WINOGRAD_SHARE if winograd.pays(self.isa, kernel[1], out, pixels) else 1.0
-        weights = self._bytes(w) / WEIGHT_BYTES_A_CYCLE
+        steps = max(steps, self._bytes(w) / conv.WEIGHT_BYTES_A_CYCLE)
+        if node.op == "conv2d" and winograd_call.eligible(node, (kernel[2], kernel[3]), groups):
+            planes, dilation = -(-kernel[1] // lanes), node.attrs["dilation"][0]
+            plan = winograd_plan.best_plan(self.isa, planes, kernel[1], blocks, shape[0], shape[2], shape[3], dilation)
+            steps = min(steps, plan.cycles) if plan is not None else steps
         residual = optional(inputs, 3)
         stored = self._bytes(node.type) / (4 * BYTES_A_CYCLE)
         stored += self._bytes(residual) / (4 * BYTES_A_CYCLE) if residual is not None else 0.0
         mapped = 0.0
         if node.op == "conv2d" and has_prologue(node.inputs, node.attrs):
             mapped = 2 * self._bytes(x) / BYTES_A_CYCLE + STEP_CYCLES
-        return mapped + max(steps, weights) + stored + STEP_CYCLES
+        return mapped + steps + stored + STEP_CYCLES

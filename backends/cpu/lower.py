@@ -17,7 +17,7 @@ from convc.backends.cpu import (
     reductions,
     resampling,
     shaping,
-    winograd,
+    winograd_call,
 )  # fmt: skip
 from convc.backends.cpu.isa import Isa
 from convc.backends.cpu.places import output_places
@@ -56,7 +56,7 @@ LOWER: dict[str, Lower] = {
 }  # fmt: skip
 
 ARGUMENTS: Mapping[str, Callable[[Step, Binding], Sequence[Word]]] = {
-    "conv": convolution.arguments, "winograd": winograd.arguments, "pack": moves.pack_arguments,
+    "conv": convolution.arguments, "winograd": winograd_call.arguments, "pack": moves.pack_arguments,
     "unpack": moves.unpack_arguments,
     "relayout": moves.relayout_arguments, "clear_halo": moves.clear_halo_arguments,
     "index_copy": moves.index_copy_arguments, "map_planes": maps.planes_arguments,

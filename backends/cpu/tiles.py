@@ -80,28 +80,32 @@ def _multiply_add(builder: Any, kind: Tile, tile: Value, pixels: Sequence[Value]
 
 
 @intrinsic(prefer_literal=True)
-def tile_fma(typingctx: Any, tile: Any, x: Any, step: Any, w: Any, ahead: Any) -> Any:
-    """tile[p, q] += float at (x + p * step) * vector q at w. `step` is in bytes; the line at w + ahead is fetched."""
+def tile_fma(typingctx: Any, tile: Any, x: Any, step: Any, w: Any, later: Any, soon: Any) -> Any:
+    """tile[p, q] += float at (x + p * step) * vector q at w. `step` is in bytes; the lines at `later` (weights) and
+    `soon` (pixels, or None) are fetched.
+    """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Sequence[Value]) -> Value:
         weights = _weights(builder, tile, args[3])
-        _prefetch(builder, builder.add(args[3], args[4]), 0, 2)
+        _prefetch(builder, args[4], 0, 2)
+        if soon != types.none:
+            _prefetch(builder, args[5], 0, 2)
         pixels = [
             splat(builder, builder.load(_row_pointer(builder, args[1], F32, p, step, args[2]), align=4), tile.lanes)
             for p in range(tile.rows)
         ]
         return _multiply_add(builder, tile, args[0], pixels, weights)
 
-    return tile(tile, types.int64, step, types.int64, types.int64), codegen
+    return tile(tile, types.int64, step, types.int64, types.int64, soon), codegen
 
 
 @intrinsic(prefer_literal=True)
-def tile_fma_lanes(typingctx: Any, tile: Any, x: Any, step: Any, w: Any, ahead: Any) -> Any:
+def tile_fma_lanes(typingctx: Any, tile: Any, x: Any, step: Any, w: Any, later: Any) -> Any:
     """tile[p, q] += vector at (x + p * step) * vector q at w: every lane keeps to itself. The rest as in tile_fma."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Sequence[Value]) -> Value:
         weights = _weights(builder, tile, args[3])
-        _prefetch(builder, builder.add(args[3], args[4]), 0, 2)
+        _prefetch(builder, args[4], 0, 2)
         kind = vector(tile.lanes)
         pixels = [
             builder.load(_row_pointer(builder, args[1], kind, p, step, args[2]), align=4) for p in range(tile.rows)

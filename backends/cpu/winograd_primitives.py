@@ -36,21 +36,54 @@ def _combine(builder: Any, row: Sequence[float], vectors: Sequence[Value]) -> Va
     return total
 
 
+def _times(builder: Any, matrix: Matrix, vectors: Sequence[Value]) -> list[Value]:
+    """Matrix @ vectors. Points p and -p make mirrored rows (of B^T) or columns (of A^T), which share sums."""
+    signs = (-1.0) ** np.arange(max(matrix.shape))
+    done: dict[int, Value] = {}
+    mirrored_columns = [
+        (a, b)
+        for a in range(matrix.shape[1])
+        for b in range(a)
+        if (matrix[:, a] == matrix[:, b] * signs[: len(matrix)]).all() and (matrix[1::2, a] != 0).any()
+    ]
+    if mirrored_columns:
+        sums, differences = list(vectors), list(vectors)
+        even, odd = matrix.copy(), matrix.copy()
+        for a, b in mirrored_columns:
+            sums[b], differences[b] = builder.fadd(vectors[b], vectors[a]), builder.fsub(vectors[b], vectors[a])
+            even[:, a] = odd[:, a] = 0.0
+        return [
+            _combine(builder, odd[i] if i % 2 else even[i], differences if i % 2 else sums) for i in range(len(matrix))
+        ]
+    for i, row in enumerate(matrix):
+        mirror = next((j for j in range(i) if (matrix[j] == row * signs[: len(row)]).all()), None)
+        parts = [np.where(np.arange(len(row)) % 2 == parity, row, 0.0) for parity in (0, 1)]
+        if mirror is None or not all(part.any() for part in parts):
+            continue
+        factors = [float(part[np.flatnonzero(part)[-1]]) for part in parts]
+        halves = [_combine(builder, list(part / factor), vectors) for part, factor in zip(parts, factors, strict=True)]
+        for index, sign in ((i, 1.0), (mirror, -1.0)):
+            done[index] = _combine(builder, [factors[0], sign * factors[1]], halves)
+    return [done[i] if i in done else _combine(builder, row, vectors) for i, row in enumerate(matrix)]
+
+
 def _both_sides(builder: Any, matrix: Matrix, grid: Sequence[Sequence[Value]]) -> list[list[Value]]:
     """Matrix @ grid @ matrix.T, columns first."""
-    columns = [[_combine(builder, row, [line[j] for line in grid]) for row in matrix] for j in range(len(grid[0]))]
-    return [[_combine(builder, row, [c[i] for c in columns]) for row in matrix] for i in range(len(matrix))]
+    columns = [_times(builder, matrix, [line[j] for line in grid]) for j in range(len(grid[0]))]
+    return [_times(builder, matrix, [c[i] for c in columns]) for i in range(len(matrix))]
 
 
 @intrinsic(prefer_literal=True)
-def winograd_input(typingctx: Any, x: Any, row: Any, v: Any, point: Any, m: Any, lanes: Any) -> Any:
-    """Transform the inputs at x (rows `row` bytes apart) and write the points to v, `point` bytes apart."""
-    size, width = literal(m, "m"), literal(lanes, "lanes")
+def winograd_input(typingctx: Any, x: Any, row: Any, v: Any, point: Any, m: Any, apart: Any, lanes: Any) -> Any:
+    """Transform the inputs at x (rows `row` bytes, columns `apart` pixels apart); write the points to v, `point` bytes
+    apart.
+    """
+    size, gap, width = literal(m, "m"), literal(apart, "apart"), literal(lanes, "lanes")
 
     def codegen(context: Any, builder: Any, signature: Any, args: Sequence[Value]) -> Value:
         n = size + 2
         lines = [builder.add(args[0], builder.mul(args[1], I64(i))) for i in range(n)]
-        grid = [[load_vector(builder, line, width, j * width * 4) for j in range(n)] for line in lines]
+        grid = [[load_vector(builder, line, width, j * gap * width * 4) for j in range(n)] for line in lines]
         done = _both_sides(builder, matrices(size)[2], grid)
         for i in range(n):
             for j in range(n):
@@ -58,7 +91,7 @@ def winograd_input(typingctx: Any, x: Any, row: Any, v: Any, point: Any, m: Any,
                 store_vector(builder, done[i][j], at)
         return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 4, m, lanes), codegen
+    return types.void(*[types.int64] * 4, m, apart, lanes), codegen
 
 
 @intrinsic(prefer_literal=True)
@@ -80,39 +113,39 @@ def winograd_output(typingctx: Any, source: Any, point: Any, bias: Any, m: Any, 
     return kind(*[types.int64] * 3, m, lanes), codegen
 
 
-@intrinsic
-def grid_store(typingctx: Any, tile: Any, y: Any, row: Any, rows: Any, cols: Any) -> Any:
-    """Write the first `rows` x `cols` of a square tile of pixels to y, rows `row` bytes apart."""
-    size = int(np.sqrt(tile.rows))
+@intrinsic(prefer_literal=True)
+def grid_store(typingctx: Any, tile: Any, y: Any, row: Any, apart: Any, rows: Any, cols: Any) -> Any:
+    """Write the first `rows` x `cols` of a square of pixels to y, rows `row` bytes, columns `apart` pixels apart."""
+    size, gap = int(np.sqrt(tile.rows)), literal(apart, "apart")
 
     def codegen(context: Any, builder: Any, signature: Any, args: Sequence[Value]) -> Value:
-        _, y, row, rows, cols = args
+        _, y, row, _, rows, cols = args
         parts = tile_parts(builder, tile, args[0])
         for i in range(size):
             for j in range(size):
                 inside = builder.and_(builder.icmp_signed(">", rows, I64(i)), builder.icmp_signed(">", cols, I64(j)))
                 with builder.if_then(inside):
-                    at = builder.add(y, builder.add(builder.mul(row, I64(i)), I64(j * tile.lanes * 4)))
+                    at = builder.add(y, builder.add(builder.mul(row, I64(i)), I64(j * gap * tile.lanes * 4)))
                     store_vector(builder, parts[i * size + j], at)
         return context.get_dummy_value()
 
-    return types.void(tile, *[types.int64] * 4), codegen
+    return types.void(tile, types.int64, types.int64, apart, types.int64, types.int64), codegen
 
 
-@intrinsic
-def grid_add(typingctx: Any, tile: Any, r: Any, row: Any) -> Any:
-    """Add the square of pixels at r, rows `row` bytes apart."""
-    size = int(np.sqrt(tile.rows))
+@intrinsic(prefer_literal=True)
+def grid_add(typingctx: Any, tile: Any, r: Any, row: Any, apart: Any) -> Any:
+    """Add the square of pixels at r, rows `row` bytes, columns `apart` pixels apart."""
+    size, gap = int(np.sqrt(tile.rows)), literal(apart, "apart")
 
     def codegen(context: Any, builder: Any, signature: Any, args: Sequence[Value]) -> Value:
         parts = tile_parts(builder, tile, args[0])
         for index in range(size * size):
             i, j = divmod(index, size)
-            at = builder.add(args[1], builder.add(builder.mul(args[2], I64(i)), I64(j * tile.lanes * 4)))
+            at = builder.add(args[1], builder.add(builder.mul(args[2], I64(i)), I64(j * gap * tile.lanes * 4)))
             parts[index] = builder.fadd(parts[index], load_vector(builder, at, tile.lanes))
         return tile_join(builder, tile, parts)
 
-    return tile(tile, types.int64, types.int64), codegen
+    return tile(tile, types.int64, types.int64, apart), codegen
 
 
 @intrinsic

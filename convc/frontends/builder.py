@@ -194,12 +194,13 @@ class Builder:
         var: Operand = None,
         *,
         epsilon: float = 1e-5,
+        scale: float = 1.0,
         name: str | None = None,
     ) -> Value:
         """batch_norm; parameters not given are made.
 
-        gamma is in 0.6 to 1.4, beta in -0.3 to 0.3; mean and var are those of a sample, up to a fifth of a standard
-        deviation and a factor of 0.7 to 1.4 away.
+        gamma is in 0.6 to 1.4 times `scale`, beta in -0.3 to 0.3; mean and var are those of a sample, up to a fifth of
+        a standard deviation and a factor of 0.7 to 1.4 away.
         """
         full = self._fresh(name) if name is not None else self._free(self._path("batch_norm"))
         count = x.shape[1] if x.type.rank > 1 else None
@@ -217,7 +218,7 @@ class Builder:
             return uniform(self.seed, names[index], (count,), low, high)
 
         makers: list[Callable[[], Array]] = [
-            lambda: draw(0, 0.6, 1.4),
+            lambda: draw(0, 0.6 * scale, 1.4 * scale),
             lambda: draw(1, -0.3, 0.3),
             lambda: round_bits(statistics()[0] + draw(2, -0.2, 0.2) * np.sqrt(statistics()[1])),
             lambda: round_bits(np.maximum(statistics()[1], 1e-6) * draw(3, 0.7, 1.4)),

@@ -56,8 +56,9 @@ def conv_bn(
     dilation: int = 1,
     groups: int = 1,
     epsilon: float = 1e-5,
+    scale: float = 1.0,
 ) -> Value:
-    """Convolution without bias, then BatchNormalization, under the two names."""
+    """Convolution without bias, then BatchNormalization with gammas around `scale`, under the two names."""
     y = b.conv(
         x,
         channels,
@@ -69,7 +70,7 @@ def conv_bn(
         bias=False,
         name=names[0],
     )
-    return b.batch_norm(y, epsilon=epsilon, name=names[1])
+    return b.batch_norm(y, epsilon=epsilon, scale=scale, name=names[1])
 
 
 def shuffle(b: Builder, x: Value, groups: int) -> Value:

@@ -6,24 +6,29 @@ import numpy as np
 import pytest
 
 import convc
-from convc.backends.cpu import winograd
+from convc.backends.cpu import conv, winograd_plan
+from convc.backends.cpu.isa import ISAS
 from convc.backends.cpu.winograd_points import POINTS, matrices, transform_kernels
 from convc.interp import run_graph
 from convc.ir.graph import Graph
 
 
-def network(channels: int, out: int, padding: tuple[int, int, int, int], residual: bool) -> Graph:
+def network(channels: int, out: int, padding: tuple[int, int, int, int], residual: bool, dilation: int = 1) -> Graph:
     b = convc.Builder("winograd", seed=3)
     x = b.input("x", ("N", channels, "H", "W"), nominal={"H": 9, "W": 9})
-    y = b.conv(x, out, kernel=3, padding=padding)
+    y = b.conv(x, out, kernel=3, padding=padding, dilation=dilation)
     if residual:
         y = b.op("relu", [b.op("add", [y, b.conv(x, out, kernel=1)])])
     return b.finish(y)
 
 
-@pytest.fixture
-def always(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(winograd, "pays", lambda *facts: True)
+@pytest.fixture(params=sorted(POINTS))
+def always(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """F(m) wherever it can be, however long it is predicted to take."""
+    m = int(request.param)
+    monkeypatch.setattr(winograd_plan, "best_plan", lambda isa, *facts: winograd_plan.plan_for(isa, m, *facts))
+    monkeypatch.setattr(conv, "dense_cycles", lambda *facts: np.inf)
+    return m
 
 
 @pytest.mark.parametrize("m", sorted(POINTS))
@@ -37,20 +42,24 @@ def test_matrices_compute_the_convolution(m: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("channels", "out", "padding", "residual"),
+    ("channels", "out", "padding", "residual", "dilation"),
     [
-        (16, 32, (1, 1, 1, 1), False),
-        (17, 35, (0, 0, 0, 0), False),
-        (33, 48, (1, 1, 1, 1), True),
-        (20, 3, (2, 0, 1, 3), False),
+        (16, 32, (1, 1, 1, 1), False, 1),
+        (17, 35, (0, 0, 0, 0), False, 1),
+        (33, 48, (1, 1, 1, 1), True, 1),
+        (20, 3, (2, 0, 1, 3), False, 1),
+        (18, 20, (2, 2, 2, 2), True, 2),
+        (9, 33, (3, 1, 4, 3), False, 3),
     ],
 )
-@pytest.mark.usefixtures("always")
-def test_equals_the_interpreter(channels: int, out: int, padding: tuple[int, int, int, int], residual: bool) -> None:
-    graph = network(channels, out, padding, residual)
+def test_equals_the_interpreter(
+    always: int, channels: int, out: int, padding: tuple[int, int, int, int], residual: bool, dilation: int
+) -> None:
+    graph = network(channels, out, padding, residual, dilation)
     model, team = (convc.compile(graph, threads=threads) for threads in (1, 3))
-    assert [s.family for s in model.program.steps].count("winograd") == 1
-    for images, height, width in ((1, 9, 9), (3, 14, 7), (2, 3, 3), (1, 40, 31)):
+    (step,) = (s for s in model.program.steps if s.family == "winograd")
+    assert f"_f{always}3_" in step.kernel
+    for images, height, width in ((1, 9, 9), (3, 14, 7), (2, 3, 5), (1, 40, 31)):
         x = np.random.default_rng(height).standard_normal((images, channels, height, width)).astype(np.float32)
         expected = next(iter(run_graph(graph, {"x": x}, dtype="float64").values()))
         found = model(x)
@@ -59,15 +68,38 @@ def test_equals_the_interpreter(channels: int, out: int, padding: tuple[int, int
         np.testing.assert_array_equal(model(x[-1:]), found[-1:])
 
 
+def test_weights_that_are_not_finite_are_not_transformed(always: int) -> None:
+    b = convc.Builder("inf", seed=0)
+    w = np.ones((16, 16, 3, 3), np.float32)
+    w[3, 5, 0, 0] = np.inf
+    model = convc.compile(b.finish(b.conv2d(b.input("x", (1, 16, 8, 8)), w)), threads=1)
+    assert "winograd" not in {step.family for step in model.program.steps}
+    assert np.isinf(model(np.ones((1, 16, 8, 8), np.float32))[0, 3]).all()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 7])
+@pytest.mark.parametrize("total", [1, 4, 16, 49, 196, 3136])
+def test_plans_cover_all_tiles_within_the_scratch_memory(threads: int, total: int) -> None:
+    for isa in (ISAS["avx512"], ISAS["avx2"]):
+        for blocks in (1, 4, 32):
+            tile = next(t for t in isa.tiles if t[1] <= blocks)
+            plan = winograd_plan.plan_blocks(isa, 4, tile, blocks, blocks * isa.lanes, blocks, total, threads)
+            assert plan.tiles % tile[0] == 0 and 1 <= plan.parts <= max(threads, 1) and plan.cycles > 0
+            assert plan.parts <= -(-blocks // tile[1])
+            held = 36 * plan.tiles * 2 * blocks * isa.lanes * 4
+            assert plan.tiles == tile[0] or held <= 2 * winograd_plan.MOST_BYTES
+
+
 def test_is_chosen_where_it_pays_and_only_there() -> None:
     def families(kernel: int, channels: int, size: int, **options: int) -> set[str]:
         b = convc.Builder("chosen", seed=0)
-        y = b.conv(b.input("x", (1, channels, size, size)), channels, kernel=kernel, padding=kernel // 2, **options)
+        x, padding = b.input("x", (1, channels, size, size)), kernel // 2 * options.get("dilation", 1)
+        y = b.conv(x, channels, kernel=kernel, padding=padding, **options)
         return {step.family for step in convc.compile(b.finish(y), threads=1).program.steps}
 
     assert "winograd" in families(3, 64, 28)
+    assert "winograd" in families(3, 64, 28, dilation=2)
     for kernel, channels, size, options in (
-        (3, 64, 28, {"stride": 2}), (3, 64, 28, {"dilation": 2}), (3, 64, 28, {"groups": 2}), (5, 64, 28, {}),
-        (3, 16, 28, {}), (3, 512, 7, {}),
+        (3, 64, 28, {"stride": 2}), (3, 64, 28, {"groups": 2}), (5, 64, 28, {}), (3, 8, 28, {}),
     ):  # fmt: skip
         assert "winograd" not in families(kernel, channels, size, **options)

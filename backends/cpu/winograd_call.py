@@ -1,0 +1,123 @@
+"""conv2d as a call of Winograd's kernel: where it is eligible, packed weights, arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from convc.backends.aligned import aligned_empty
+from convc.backends.assemble import Assembler
+from convc.backends.binding import Binding, Word, offsets_table
+from convc.backends.cpu import conv
+from convc.backends.cpu.activations import float_word
+from convc.backends.cpu.channels import Channels, Taps
+from convc.backends.cpu.isa import Isa
+from convc.backends.cpu.winograd import WORDS, WinogradSpec, emit
+from convc.backends.cpu.winograd_plan import Plan, part_blocks, plan_blocks, tile_grid
+from convc.backends.cpu.winograd_points import transform_kernels
+from convc.backends.program import Ints, Planes, Step
+from convc.ir.graph import Node
+from convc.types import Array
+
+
+def eligible(node: Node, kernel: tuple[int, ...], groups: int) -> bool:
+    """3x3, stride 1, no groups, dilated alike along both axes."""
+    dilation = node.attrs["dilation"]
+    return kernel == (3, 3) and node.attrs["stride"] == (1, 1) and dilation[0] == dilation[1] and groups == 1
+
+
+@dataclass(frozen=True, eq=False)
+class WinogradCall:
+    """One call of the kernel, before sizes are known."""
+
+    spec: WinogradSpec
+    isa: Isa
+    plane: Ints
+    lane: Ints
+    padding: tuple[int, int]
+    blocks_out: int
+    weights: str
+    bias: str
+    params: tuple[float, ...]
+
+
+def append(
+    asm: Assembler, node: Node, isa: Isa, plan: Plan, x: Planes, y: Planes, residual: Planes | None,
+    channels: Channels, taps: Taps, order: Ints, weights: Array, bias: Array, activation: str,
+    params: tuple[float, ...],
+) -> None:  # fmt: skip
+    """Append the call. `taps` and `order` are those of a 1x1 convolution on x; `weights` is [out, in, 3, 3]."""
+    top, left, bottom, right = node.attrs["padding"]
+    apart = node.attrs["dilation"][0]
+    beyond = apart * plan.m - 1
+    asm.need_halo(x, (top, left, bottom + beyond, right + beyond))
+    blocks = channels.group_blocks
+    spec = WinogradSpec(
+        plan.m, apart, plan.rows, plan.cols, blocks % plan.cols, residual is not None, activation, len(params)
+    )
+    inputs = order[0, :, 0]
+    count = channels.slots.size * len(inputs) * spec.points
+
+    def pack() -> Array:
+        return pack_points(transform_kernels(weights, plan.m), channels, inputs, plan.cols)
+
+    call = WinogradCall(
+        spec, isa, taps.plane[0], taps.lane[0], (top, left), blocks,
+        asm.pack_later(f"{node.name}.u", count, pack), asm.pack(f"{node.name}.b", bias), params,
+    )  # fmt: skip
+    facts: dict[str, Any] = {"call": call}
+    if residual is not None:
+        facts["in_place"] = 1
+    reads = (x, residual) if residual is not None else (x,)
+    asm.step(emit(spec, isa), "winograd", node.name, reads, (y,), facts)
+
+
+def pack_points(points: Array, channels: Channels, inputs: Ints, cols: int) -> Array:
+    """Transformed weights [points, out, in] in the kernel's order: [point][tile][k][block of the tile][lane], flat."""
+    lanes = channels.slots.shape[1]
+    packed: Array = aligned_empty(channels.slots.size * len(inputs) * len(points), np.float32)
+    by_point = packed.reshape(len(points), -1)
+    start = block = 0
+    for width in conv.tiles_of(channels.group_blocks, cols):
+        slots = channels.slots[block : block + width].reshape(-1)
+        chosen = points[:, np.maximum(slots, 0)][:, :, inputs]
+        chosen[:, slots < 0] = 0.0
+        size = chosen[0].size
+        by_point[:, start : start + size].reshape(len(points), len(inputs), width * lanes)[...] = chosen.transpose(
+            0, 2, 1
+        )
+        start += size
+        block += width
+    return packed
+
+
+def arguments(step: Step, bound: Binding) -> Sequence[Word]:
+    """Argument words, in the order of `winograd.ARGUMENTS`."""
+    call: WinogradCall = step.params["call"]
+    source, target = step.reads[0], step.writes[0]
+    assert isinstance(source, Planes) and isinstance(target, Planes)
+    x, y = bound.geometry(source), bound.geometry(target)
+    r = bound.geometry(step.reads[1]) if call.spec.residual else y  # type: ignore[arg-type]
+    spec, vector, blocks = call.spec, source.lanes * 4, call.blocks_out
+    down, across = tile_grid(spec.m, y.height, y.width, spec.apart)
+    total = max(x.images * spec.apart**2 * down * across, 1)
+    tile = spec.rows, spec.cols
+    plan = plan_blocks(call.isa, spec.m, tile, len(x.planes), len(call.plane), blocks, total, bound.threads)
+    part = part_blocks(blocks, spec.cols, plan.parts)
+    # a line more than needed, so that the points of a tile do not all fall on one set of a cache
+    v_point, p_point = (len(x.planes) * plan.tiles + 1) * vector, (part * plan.tiles + 1) * vector
+    need = -(-plan.tiles * WORDS * 8 // 64) * 64 + spec.points * (v_point + p_point)
+    scratch, every = bound.scratch(need)
+    top, left = call.padding
+    offsets = call.plane * (plan.tiles * vector) + call.lane * 4
+    residual: Sequence[Word] = (bound.arena, bound.table(r.planes)) if spec.residual else (0, 0)
+    return [
+        bound.arena + (-top * x.row - left * x.pixel), bound.constant(call.weights), bound.constant(call.bias),
+        bound.arena, residual[0], bound.table(x.planes), bound.table(y.planes), residual[1],
+        bound.table(offsets_table(offsets, step.node)), len(x.planes), len(offsets), x.images, down, across,
+        y.height, y.width, x.image, x.row, y.image, y.row, r.image, r.row, blocks, plan.tiles, plan.parts,
+        v_point, p_point, scratch, every, *(float_word(p) for p in call.params),
+    ]  # fmt: skip

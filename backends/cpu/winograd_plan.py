@@ -1,0 +1,127 @@
+"""Which of Winograd's convolutions pays, in which register tile, and how its work is cut: predicted cycles.
+
+An item is one block of tiles and one part of the output channels. It takes the larger of its multiplications and of
+reading its weights from memory, then the transforms, then what does not stay in the second-level cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+
+from convc.backends.cpu import conv
+from convc.backends.cpu.isa import Isa
+
+CACHE_BYTES = 1280 << 10
+"""Of the second-level cache: what transformed inputs and products may take before they are read from farther away."""
+MOST_BYTES = 16 << 20
+"""Scratch memory of a thread at most."""
+FAR_BYTES_A_CYCLE = 8.0
+"""Beyond the second-level cache, in the third."""
+TRANSFORM_CYCLES = {2: (80.0, 70.0), 4: (250.0, 150.0)}
+"""Of one tile: of a plane of inputs, of a block of outputs. Measured with 32 registers."""
+FEW_REGISTERS = 1.5
+"""Times as long with 16, where the transforms spill."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a convolution is cut: F(m), the register tile, tiles in a block, parts of the channels; its cycles."""
+
+    m: int
+    rows: int
+    cols: int
+    tiles: int
+    parts: int
+    cycles: float
+
+
+@cache
+def best_plan(
+    isa: Isa, planes: int, channels: int, blocks_out: int, images: int, height: int, width: int, apart: int
+) -> Plan | None:
+    """The fastest plan for one thread; None where the convolution is too small to have one."""
+    plans = [plan_for(isa, m, planes, channels, blocks_out, images, height, width, apart) for m in TRANSFORM_CYCLES]
+    return min((plan for plan in plans if plan is not None), key=lambda plan: plan.cycles, default=None)
+
+
+def plan_for(
+    isa: Isa, m: int, planes: int, channels: int, blocks_out: int, images: int, height: int, width: int, apart: int
+) -> Plan | None:
+    """The fastest plan of F(m) for one thread."""
+    total = max(tiles_in(m, images, height, width, apart), 1)
+    tiles = [tile for tile in isa.tiles if tile[1] <= blocks_out]
+    plans = (plan_blocks(isa, m, tile, planes, channels, blocks_out, total, 1) for tile in tiles)
+    return min(plans, key=lambda plan: plan.cycles, default=None)
+
+
+def tiles_in(m: int, images: int, height: int, width: int, apart: int) -> int:
+    """Tiles of all interleaved maps of all images."""
+    down, across = tile_grid(m, height, width, apart)
+    return images * apart * apart * down * across
+
+
+def tile_grid(m: int, height: int, width: int, apart: int) -> tuple[int, int]:
+    """Rows and columns of tiles in one of the interleaved maps."""
+    return ceil_div(ceil_div(height, apart), m), ceil_div(ceil_div(width, apart), m)
+
+
+def ceil_div(a: int, b: int) -> int:
+    """a / b, rounded up."""
+    return (a + b - 1) // b
+
+
+def part_blocks(blocks_out: int, cols: int, parts: int) -> int:
+    """Blocks of output channels in the largest part, in whole tiles of `cols`."""
+    return min(ceil_div(ceil_div(blocks_out, cols), parts) * cols, blocks_out)
+
+
+def plan_blocks(
+    isa: Isa, m: int, tile: tuple[int, int], planes: int, channels: int, blocks_out: int, total: int, threads: int
+) -> Plan:
+    """How `total` tiles are cut for some threads."""
+    rows, cols = tile
+    points = (m + 2) ** 2
+    groups = ceil_div(blocks_out, cols)
+    best: Plan | None = None
+    for parts in _parts(threads, groups):
+        part = part_blocks(blocks_out, cols, parts)
+        bytes_a_tile = points * (planes + part) * isa.lanes * 4
+        for blocks in _counts(ceil_div(total, rows)):
+            size = ceil_div(ceil_div(total, blocks), rows) * rows
+            if size * bytes_a_tile > MOST_BYTES and size > rows:
+                continue
+            rounds = ceil_div(ceil_div(total, size) * parts, threads)
+            cycles = rounds * _item(isa, m, tile, planes, channels, part, size)
+            if best is None or cycles < best.cycles:
+                best = Plan(m, rows, cols, size, parts, cycles)
+    assert best is not None
+    return best
+
+
+def _parts(threads: int, groups: int) -> Iterator[int]:
+    yield from (parts for parts in (1, 2, 3, 4, 6, 8, 12, 16) if parts == 1 or parts <= min(threads, groups))
+
+
+def _counts(most: int) -> Iterator[int]:
+    """Numbers of blocks to try, from 1 to `most`, in steps of about a quarter."""
+    count = 1
+    while count < most:
+        yield count
+        count += max(1, count // 4)
+    yield max(most, 1)
+
+
+def _item(isa: Isa, m: int, tile: tuple[int, int], planes: int, channels: int, blocks_out: int, size: int) -> float:
+    rows, cols = tile
+    points, vector = (m + 2) ** 2, isa.lanes * 4
+    full, rest = divmod(blocks_out, cols)
+    step = full * conv.step_cycles(rows, cols) + (conv.step_cycles(rows, rest) if rest else 0.0)
+    multiply = points * channels * (size // rows) * step
+    weights = points * channels * blocks_out * vector / conv.WEIGHT_BYTES_A_CYCLE
+    held = points * size * (planes + blocks_out) * vector
+    far = 2 * max(held - CACHE_BYTES, 0) / FAR_BYTES_A_CYCLE
+    into, out_of = TRANSFORM_CYCLES[m]
+    transforms = size * (planes * into + blocks_out * out_of) * (1.0 if isa.registers >= 32 else FEW_REGISTERS)
+    return max(multiply, weights) + transforms + far

@@ -68,7 +68,7 @@ def tile_grid(m: int, height: int, width: int, apart: int) -> tuple[int, int]:
 
 
 def ceil_div(a: int, b: int) -> int:
-    """a / b, rounded up."""
+    """A / b, rounded up."""
     return (a + b - 1) // b
 
 

@@ -1,4 +1,4 @@
-"""conv2d, conv_transpose2d and linear as calls of the convolution kernel: layouts, packed weights, arguments."""
+"""conv2d and conv_transpose2d as calls of the convolution kernel: layouts, packed weights, arguments."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from convc.backends.cpu.channels import (
 )  # fmt: skip
 from convc.backends.cpu.isa import Isa
 from convc.backends.cpu.prologue import lower_prologue
-from convc.backends.program import Flattened, Ints, Planes, Step
+from convc.backends.program import Ints, Planes, Step
 from convc.dims import Size, concrete
 from convc.errors import TargetError
 from convc.ir.graph import Node
 from convc.types import Activation, Array, product
 
 NO_WRAP = 1 << 40
-PANEL_BYTES = 256 << 10
+PANEL_BYTES = 512 << 10
 EXACT_ROWS = 2
 """A tile of 2 rows, or half of it, reads no pixel that is not there: for steps that are long or known at run time."""
 
@@ -56,7 +56,7 @@ class ConvCall:
 
 def lower_conv2d(asm: Assembler, node: Node, isa: Isa) -> None:
     """Select and append the call for a conv2d."""
-    weights = _constant(asm, node, "w")
+    weights = constant_of(asm, node, "w")
     out, width, height, breadth = weights.shape
     groups = node.attrs["groups"]
     (top, left, bottom, right), (dh, dw) = node.attrs["padding"], node.attrs["dilation"]
@@ -66,7 +66,7 @@ def lower_conv2d(asm: Assembler, node: Node, isa: Isa) -> None:
     mapped = lower_prologue(asm, node, isa)
     narrow = groups == 1 and width * 2 <= isa.lanes and not asm.has_planes(x_name)
     x = mapped or asm.planes(x_name, 1 if narrow else None)
-    channels, residual = _match(asm, node, x, out, width * groups, groups, isa)
+    channels, residual = match_channels(asm, node, x, out, width * groups, groups, isa)
     if channels.mode == "dense" and x.lanes == isa.lanes and winograd_call.eligible(node, (height, breadth), groups):
         images, _, rows, columns = (concrete(size, asm.graph.nominal) for size in node.type.shape)
         sizes = images, rows, columns, dh
@@ -97,42 +97,18 @@ def _append_winograd(
     y = asm.new_planes(node.name, node.type, places=channels.places)
     activation: Activation | None = node.attrs["activation"]
     function, params = function_of(activation) if activation is not None else ("", ())
-    bias = _bias(asm, node, channels)
+    bias = bias_of(asm, node, channels)
     winograd_call.append(asm, node, isa, plan, x, y, residual, channels, taps, order, weights, bias, function, params)
     asm.define(y)
 
 
-def _bias(asm: Assembler, node: Node, channels: Channels) -> Array:
+def bias_of(asm: Assembler, node: Node, channels: Channels) -> Array:
     """The bias of every lane of every block, 0 where the node has none."""
     bias = np.zeros(channels.slots.size, np.float32)
     if node.input("b") is not None:
         filled = channels.slots.reshape(-1)
-        bias[filled >= 0] = _constant(asm, node, "b")[filled[filled >= 0]]
+        bias[filled >= 0] = constant_of(asm, node, "b")[filled[filled >= 0]]
     return bias
-
-
-def lower_linear(asm: Assembler, node: Node, isa: Isa) -> None:
-    """A linear on [N, I] is a 1x1 convolution; its input may be the flattened planes of a convolution."""
-    weights = _constant(asm, node, "w")
-    out = weights.shape[0]
-    x_name = str(node.inputs[0])
-    type = asm.graph[x_name].type
-    if type.rank != 2:
-        raise TargetError(f"{node}: input {type} is not [N, I]", hint="reshape it to rank 2")
-    flattened = next((v for v in asm.layouts(x_name) if isinstance(v, Flattened)), None)
-    if flattened is not None and not asm.has_planes(x_name):
-        source = flattened.planes
-        high, wide = concrete(source.height, {}), concrete(source.width, {})
-        pixels = [(r, s, r, s) for r in range(high) for s in range(wide)]
-    else:
-        source, pixels, wide = asm.planes(x_name), [(0, 0, 0, 0)], 1
-    channels, residual = _match(asm, node, source, out, source.channels, 1, isa)
-    taps, order = make_taps(source, channels, pixels, wide)
-    y = asm.new_planes(node.name, node.type, places=channels.places)
-    read = flattened if flattened is not None and len(pixels) > 1 else source
-    step = 0 if len(pixels) > 1 else source.lanes * 4
-    _append(asm, node, isa, read, y, residual, channels, taps, order, float32(weights), step, (1, 1), len(pixels) == 1)
-    asm.define(y)
 
 
 def lower_conv_transpose2d(asm: Assembler, node: Node, isa: Isa) -> None:
@@ -140,12 +116,12 @@ def lower_conv_transpose2d(asm: Assembler, node: Node, isa: Isa) -> None:
 
     out[q s + a] = sum of x[q + (a + padding - r dilation) / s] w[r] over the r for which s divides
     """
-    weights = _constant(asm, node, "w")
+    weights = constant_of(asm, node, "w")
     channels_in, per_group, height, breadth = weights.shape
     groups = node.attrs["groups"]
     out = per_group * groups
     x = asm.planes(str(node.inputs[0]))
-    channels, residual = _match(asm, node, x, out, channels_in, groups, isa)
+    channels, residual = match_channels(asm, node, x, out, channels_in, groups, isa)
     y = asm.new_planes(node.name, node.type, places=channels.places)
     packed = weights.reshape(groups, channels_in // groups, per_group, height * breadth)
     packed = packed.transpose(0, 2, 1, 3).reshape(out, -1)
@@ -184,7 +160,8 @@ def _phase(a: int, kernel: int, stride: int, padding: int, dilation: int) -> lis
     ]
 
 
-def _constant(asm: Assembler, node: Node, slot: str) -> Array:
+def constant_of(asm: Assembler, node: Node, slot: str) -> Array:
+    """The constant in a slot, as float32. Raises TargetError where it is computed."""
     source = asm.graph[str(node.input(slot))]
     if source.op != "constant":
         raise TargetError(
@@ -198,7 +175,7 @@ def _wants_halo(asm: Assembler, name: str) -> bool:
     return any(u.op == "conv2d" and any(u.attrs["padding"]) and u.inputs[0] == name for u in asm.graph.users(name))
 
 
-def _match(
+def match_channels(
     asm: Assembler, node: Node, x: Planes, out: int, channels: int, groups: int, isa: Isa
 ) -> tuple[Channels, Planes | None]:
     """Pairing of channels, and the residual with its channels where the output's are."""
@@ -221,7 +198,7 @@ def _match(
 
 
 def _append(
-    asm: Assembler, node: Node, isa: Isa, x: Planes | Flattened, y: Planes, residual: Planes | None,
+    asm: Assembler, node: Node, isa: Isa, x: Planes, y: Planes, residual: Planes | None,
     channels: Channels, taps: Taps, order: Ints, weights: Array, step: int, stride: tuple[int, int], flat: bool,
     *, size: tuple[Size, ...] | None = None, start: tuple[int, int] = (0, 0), every: tuple[int, int] = (1, 1),
     taps_in_kernel: int | None = None, joins: bool = False,
@@ -246,7 +223,7 @@ def _append(
     packed = asm.pack_later(f"{node.name}.w", count, lambda: pack_weights(weights, channels, columns, tile[1]))
     call = ConvCall(
         spec, taps, stride, height, width, start, every, channels.group_blocks, packed,
-        asm.pack(f"{node.name}.b", _bias(asm, node, channels)), params,
+        asm.pack(f"{node.name}.b", bias_of(asm, node, channels)), params,
     )  # fmt: skip
     reads = (x, residual) if residual is not None else (x,)
     facts: dict[str, Any] = {"call": call}
@@ -259,7 +236,7 @@ def arguments(step: Step, bound: Binding) -> Sequence[Word]:
     """Argument words of a convolution call, in the order of `conv.ARGUMENTS`."""
     call: ConvCall = step.params["call"]
     source, target = step.reads[0], step.writes[0]
-    assert isinstance(source, (Planes, Flattened)) and isinstance(target, Planes)
+    assert isinstance(source, Planes) and isinstance(target, Planes)
     x, y = bound.geometry(source), bound.geometry(target)
     r = bound.geometry(step.reads[1]) if call.spec.residual else y  # type: ignore[arg-type]
     images, rows, width = x.images, bound.size(call.height), bound.size(call.width)
@@ -285,11 +262,7 @@ def arguments(step: Step, bound: Binding) -> Sequence[Word]:
     pixel_bytes = max(call.spec.rows * count * 4 // max(len(np.unique(taps.dy)) * sw, 1), 1)
     panel = max(1, min(PANEL_BYTES // pixel_bytes, -(-total * tiles // 16), total))
     one_tap = not taps.dy.any() and not taps.dx.any()
-    soon = (
-        (call.spec.rows * x_step, (source.planes.lanes if isinstance(source, Flattened) else source.lanes) - 1)
-        if one_tap
-        else (0, 0)
-    )
+    soon = (call.spec.rows * x_step, source.lanes - 1) if one_tap else (0, 0)
     r_start = bound.arena + (a * r.row + b * r.pixel)
     residual: Sequence[Word] = (r_start, bound.table(r.planes)) if call.spec.residual else (0, 0)
     return [

@@ -9,6 +9,7 @@ from convc.backends.assemble import Assembler
 from convc.backends.cpu import (
     convolution,
     elementwise,
+    linear_call,
     maps,
     matmul,
     moves,
@@ -42,7 +43,7 @@ ELEMENTWISE = (
 
 LOWER: dict[str, Lower] = {
     "conv2d": convolution.lower_conv2d, "conv_transpose2d": convolution.lower_conv_transpose2d,
-    "linear": convolution.lower_linear, "matmul": matmul.lower_matmul, "batch_norm": elementwise.lower_batch_norm,
+    "linear": linear_call.lower_linear, "matmul": matmul.lower_matmul, "batch_norm": elementwise.lower_batch_norm,
     "max_pool2d": pooling.lower_pool, "avg_pool2d": pooling.lower_pool, "global_avg_pool": pooling.lower_global,
     "global_max_pool": pooling.lower_global, "softmax": reductions.lower_along, "log_softmax": reductions.lower_along,
     "argmax": reductions.lower_along, "layer_norm": normalisation.lower_norm, "instance_norm": normalisation.lower_norm,
@@ -56,7 +57,8 @@ LOWER: dict[str, Lower] = {
 }  # fmt: skip
 
 ARGUMENTS: Mapping[str, Callable[[Step, Binding], Sequence[Word]]] = {
-    "conv": convolution.arguments, "winograd": winograd_call.arguments, "pack": moves.pack_arguments,
+    "conv": convolution.arguments, "winograd": winograd_call.arguments, "linear": linear_call.arguments,
+    "pack": moves.pack_arguments,
     "unpack": moves.unpack_arguments,
     "relayout": moves.relayout_arguments, "clear_halo": moves.clear_halo_arguments,
     "index_copy": moves.index_copy_arguments, "map_planes": maps.planes_arguments,

@@ -183,7 +183,69 @@ def tile_store(
     return types.void(tile, *[types.int64] * 8), codegen
 
 
+@intrinsic(prefer_literal=True)
+def tile_load(typingctx: Any, address: Any, rows: Any, cols: Any, lanes: Any) -> Any:
+    """A tile that `points_store` wrote: column by column, vectors without gaps."""
+    kind = Tile(literal(rows, "rows"), literal(cols, "cols"), literal(lanes, "lanes"))
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Sequence[Value]) -> Value:
+        at = [(q * kind.rows + p) * kind.lanes * 4 for p in range(kind.rows) for q in range(kind.cols)]
+        return tile_join(builder, kind, [load_vector(builder, args[0], kind.lanes, offset) for offset in at])
+
+    return kind(types.int64, rows, cols, lanes), codegen
+
+
+@intrinsic
+def tile_sum(typingctx: Any, a: Any, b: Any) -> Any:
+    """The sum of two tiles."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Sequence[Value]) -> Value:
+        pairs = zip(tile_parts(builder, a, args[0]), tile_parts(builder, b, args[1]), strict=True)
+        return tile_join(builder, a, [builder.fadd(left, right) for left, right in pairs])
+
+    return a(a, b), codegen
+
+
+@intrinsic
+def tile_fold(typingctx: Any, tile: Any) -> Any:
+    """A tile of one row: the rows of another, a power of two, added in pairs."""
+    kind = Tile(1, tile.cols, tile.lanes)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Sequence[Value]) -> Value:
+        parts = tile_parts(builder, tile, args[0])
+        rows = [parts[p * tile.cols : (p + 1) * tile.cols] for p in range(tile.rows)]
+        while len(rows) > 1:
+            rows = [
+                [builder.fadd(left, right) for left, right in zip(a, b, strict=True)]
+                for a, b in zip(rows[::2], rows[1::2], strict=True)
+            ]
+        return tile_join(builder, kind, rows[0])
+
+    return kind(tile), codegen
+
+
+@intrinsic
+def streams_fma(typingctx: Any, tile: Any, x: Any, table: Any, table_step: Any, w: Any, w_step: Any) -> Any:
+    """tile[s, q] += float at (x + 4 * int32 at table + s * table_step) * vector q at w + s * w_step. Steps in bytes."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Sequence[Value]) -> Value:
+        _, x, table, table_step, w, w_step = args
+        parts = tile_parts(builder, tile, args[0])
+        for s in range(tile.rows):
+            offset = builder.load(pointer(builder, builder.add(table, builder.mul(table_step, I64(s))), I32), align=4)
+            where = builder.add(x, builder.mul(builder.sext(offset, I64), I64(4)))
+            factor = splat(builder, builder.load(pointer(builder, where, F32), align=4), tile.lanes)
+            line = builder.add(w, builder.mul(w_step, I64(s)))
+            for q in range(tile.cols):
+                weights = load_vector(builder, line, tile.lanes, q * tile.lanes * 4)
+                parts[s * tile.cols + q] = fma(builder, factor, weights, parts[s * tile.cols + q])
+        return tile_join(builder, tile, parts)
+
+    return tile(tile, *[types.int64] * 5), codegen
+
+
 VOCABULARY: dict[str, Any] = {
     "tile_bias": tile_bias, "tile_fma": tile_fma, "tile_fma_lanes": tile_fma_lanes, "tile_add": tile_add,
-    "tile_store": tile_store,
+    "tile_store": tile_store, "tile_load": tile_load, "tile_sum": tile_sum, "tile_fold": tile_fold,
+    "streams_fma": streams_fma,
 }  # fmt: skip

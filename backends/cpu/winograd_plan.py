@@ -15,7 +15,7 @@ from convc.backends.cpu.isa import Isa
 
 CACHE_BYTES = 1280 << 10
 """Of the second-level cache: what transformed inputs and products may take before they are read from farther away."""
-MOST_BYTES = 16 << 20
+MOST_BYTES = 48 << 20
 """Scratch memory of a thread at most."""
 FAR_BYTES_A_CYCLE = 8.0
 """Beyond the second-level cache, in the third."""

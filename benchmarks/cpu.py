@@ -191,7 +191,7 @@ def main() -> int:
     facts = environment()
     kept = ("processor", "system", "python", "convc", "numba", "llvmlite", *against)
     lines = [f"Measured on {time.strftime('%Y-%m-%d')} by `benchmarks/cpu.py`: " + "; ".join(
-        f"{name} {facts[name]}" for name in kept if name in facts
+        f"{name} {facts.get(name) or facts['packages'].get(name)}" for name in kept
     ) + ".", ""]  # fmt: skip
     if "latency" in chosen:
         lines += ["## Latency beside other engines, ms: median (least)", ""]

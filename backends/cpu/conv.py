@@ -21,11 +21,22 @@ from convc.backends.cpu.writer import Writer
 ARGUMENTS = [
     "x", "w", "bias", "y", "y_planes", "r", "r_planes", "offsets", "K", "images", "rows", "width", "wrap",
     "x_image", "x_row", "x_wrap", "x_step", "y_image", "y_row", "y_wrap", "y_step",
-    "r_image", "r_row", "r_wrap", "r_step", "groups", "group_blocks", "full_tiles", "panel", "soon", "soon_lanes",
+    "r_image", "r_row", "r_wrap", "r_step", "groups", "group_blocks", "full_tiles", "panel", "soon", "soon_lane",
+    "chunk", "scratch", "scratch_step",
 ]  # fmt: skip
 
 WEIGHT_BYTES_A_CYCLE = 4.0
-"""What a stream of weights from memory reaches: 13 GB/s a core measured on one machine, 28 on another."""
+"""What a stream of weights from memory reaches: 13 GB/s a core measured on one machine, 28 on another. Hardly any of it
+passes while the tiles multiply.
+"""
+L1_BYTES = 28 << 10
+"""Weights of a tile that stay in the first-level cache, beside the pixels."""
+FAR_BYTES = 512 << 10
+"""Weights of a tile above which they are cut into chunks that stay there: 10 % on 512 channels of 7x7, measured. Below,
+loading and storing the sums costs as much as it saves.
+"""
+L2_BYTES_A_CYCLE = 14.0
+"""What a stream of weights from the second-level cache reaches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +77,7 @@ def emit(spec: ConvSpec, isa: Isa) -> tuple[str, str]:
         out(f"b = bias + block * {isa.lanes * 4}", "yt = y_planes + block * 8")
         if spec.residual:
             out("rt = r_planes + block * 8")
-        out("end = part * panel + panel", "if end > total: end = total")
+        out("end = part * panel + panel", "if end > total: end = total", "sums = scratch + thread * scratch_step")
         if spec.rest:
             with out.block("if tile - group * tiles < full_tiles"):
                 _panel(out, spec, isa, spec.cols, parameters)
@@ -78,7 +89,17 @@ def emit(spec: ConvSpec, isa: Isa) -> tuple[str, str]:
 
 
 def _panel(out: Writer, spec: ConvSpec, isa: Isa, cols: int, parameters: str) -> None:
+    # Weights of `chunk` steps stay in the first-level cache while they meet all pixels of the panel.
     step = str(spec.step or "x_step")
+    out("begin = 0")
+    with out.block("while begin < K or begin == 0"):
+        out("stop = begin + chunk", "if stop > K: stop = K")
+        _chunk(out, spec, isa, cols, step, parameters)
+        out("begin = begin + chunk")
+
+
+def _chunk(out: Writer, spec: ConvSpec, isa: Isa, cols: int, step: str, parameters: str) -> None:
+    size = cols * isa.lanes * 4
     with out.block("for i in range(part * panel, end)"):
         out(
             "image = i // per_image",
@@ -92,8 +113,10 @@ def _panel(out: Writer, spec: ConvSpec, isa: Isa, cols: int, parameters: str) ->
         if spec.residual:
             out("rp = image * r_image + row * r_row + line * r_wrap + col * r_step", "r_gap = r_wrap - wrap * r_step")
         # each pixel tile fetches a share of the next weights, which follow these: `rate` / 1024 lines a step
-        out("wp = weights", f"rate = {max(cols * isa.lanes // 16, 1) * 1024} // (end - part * panel)")
-        out("if rate > 1024: rate = 1024", "pos = (i - part * panel) * K * rate")
+        out("turn = i - part * panel", f"rate = {max(size // 64, 1) * 1024} // (end - part * panel)")
+        out("if rate > 1024: rate = 1024", "pos = turn * (stop - begin) * rate")
+        out(f"wp = weights + begin * {size}", f"next = weights + stop * {size}")
+        out(f"sum = sums + turn * {spec.rows * spec.cols * isa.lanes * 4}")
         half = (spec.rows + 1) // 2
         if spec.rows > 1:
             with out.block(f"if count > {half}"):
@@ -107,57 +130,79 @@ def _panel(out: Writer, spec: ConvSpec, isa: Isa, cols: int, parameters: str) ->
 def _tile(out: Writer, spec: ConvSpec, isa: Isa, rows: int, cols: int, step: str, parameters: str) -> None:
     # one register variable per tile shape: Numba gives a variable one type
     acc, vector = f"acc{rows}x{cols}", isa.lanes * 4
-    out(f"{acc} = tile_bias(b, {rows}, {cols}, {isa.lanes})")
-    with out.block("for k in range(K)"):
-        out("at_k = xp + load_i32(table, k) * 4", f"later = weights + K * {cols * vector} + (pos >> 10) * 64")
+    with out.block("if begin == 0"):
+        out(f"{acc} = tile_bias(b, {rows}, {cols}, {isa.lanes})")
+    with out.block("else"):
+        out(f"{acc} = tile_load(sum, {rows}, {cols}, {isa.lanes})")
+    with out.block("for k in range(begin, stop)"):
+        out("at_k = xp + load_i32(table, k) * 4", "later = next + (pos >> 10) * 64")
         if spec.mode == "dense":
             # where there is one tap, lane l of a plane fetches pixel l of the next tile; else what is there already
-            out(f"at_soon = at_k + soon + (k & soon_lanes) * {vector - 4}")
+            out(f"at_soon = at_k + soon + (k & {isa.lanes - 1}) * soon_lane")
             out(f"{acc} = tile_fma({acc}, at_k, {step}, wp, later, at_soon)")
         else:
             out(f"{acc} = tile_fma_lanes({acc}, at_k, {step}, wp, later)")
         out(f"wp += {cols * vector}", "pos += rate")
-    if spec.residual:
-        out(f"{acc} = tile_add({acc}, r, rt, rp, r_step, col, wrap, r_gap)")
-    if spec.activation:
-        out(f"{acc} = v_{spec.activation}({acc}{parameters})")
-    out(f"tile_store({acc}, y, yt, yp, y_step, col, wrap, y_gap, count)")
+    with out.block("if stop < K"):
+        out(f"points_store({acc}, sum, {rows * vector})")
+    with out.block("else"):
+        if spec.residual:
+            out(f"{acc} = tile_add({acc}, r, rt, rp, r_step, col, wrap, r_gap)")
+        if spec.activation:
+            out(f"{acc} = v_{spec.activation}({acc}{parameters})")
+        out(f"tile_store({acc}, y, yt, yp, y_step, col, wrap, y_gap, count)")
 
 
-def step_cycles(rows: int, cols: int) -> float:
-    """Estimated cycles of one k-step of one tile.
+def chunk_steps(count: int, step_bytes: int) -> int:
+    """Of `count` k-steps, how many pass before the next pixels: all, unless their weights are too many to be read from
+    the second-level cache for each tile of pixels.
+    """
+    if count * step_bytes <= FAR_BYTES:
+        return max(count, 1)
+    chunks = -(-count * step_bytes // L1_BYTES)
+    return -(-count // chunks)
+
+
+def step_cycles(rows: int, cols: int, count: int, vector: int) -> float:
+    """Estimated cycles of one of `count` k-steps of one tile, of vectors of so many bytes.
 
     The larger of rows * cols / 2 (multiply-adds) and (rows + cols + 1) / 2 (loads), two of each starting in a cycle, at
-    least the latency of 4, and half a cycle for the loop.
+    least the latency of 4, and half a cycle for the loop. Weights that do not stay in the first-level cache take as
+    long as reading them from the second; where they are cut into chunks, sums are loaded and stored for each.
     """
-    return max(rows * cols / 2, (rows + cols + 1) / 2, 4.0) + 0.5
+    chunk = chunk_steps(count, cols * vector)
+    far = cols * vector / L2_BYTES_A_CYCLE if chunk * cols * vector > L1_BYTES else 0.0
+    sums = 1.5 * rows * cols / chunk if chunk < count else 0.0
+    return max(rows * cols / 2, (rows + cols + 1) / 2, 4.0, far) + 0.5 + sums
 
 
-def tile_cycles(rows: int, cols: int, group_blocks: int, width: int, lines: int) -> float:
-    """Estimated cycles of a k-step over `lines` rows of `width` pixels and one group's blocks, in rows x cols tiles."""
+def tile_cycles(isa: Isa, tile: tuple[int, int], group_blocks: int, count: int, width: int, lines: int) -> float:
+    """Estimated cycles of a k-step, one of `count`, over `lines` rows of `width` pixels and one group's blocks."""
+    rows, cols = tile
+    vector = isa.lanes * 4
     half = (rows + 1) // 2
     full, left = divmod(width, rows)
-    count, rest = divmod(group_blocks, cols)
+    whole, rest = divmod(group_blocks, cols)
     total = 0.0
-    for blocks, times in ((cols, count), (rest, 1)):
+    for blocks, times in ((cols, whole), (rest, 1)):
         if blocks and times:
-            total += times * full * step_cycles(rows, blocks)
+            total += times * full * step_cycles(rows, blocks, count, vector)
             if left:
-                total += times * step_cycles(rows if left > half else half, blocks)
+                total += times * step_cycles(rows if left > half else half, blocks, count, vector)
     return total * lines
 
 
-def choose_tile(isa: Isa, group_blocks: int, width: int, lines: int) -> tuple[int, int]:
+def choose_tile(isa: Isa, group_blocks: int, count: int, width: int, lines: int) -> tuple[int, int]:
     """The register tile with the fewest estimated cycles for `lines` rows of `width` pixels and one group's blocks."""
-    fitting = [t for t in isa.tiles if t[1] <= group_blocks]
-    return min(fitting or [(isa.tiles[-1][0], 1)], key=lambda t: tile_cycles(t[0], t[1], group_blocks, width, lines))
+    fitting = [t for t in isa.tiles if t[1] <= group_blocks] or [(isa.tiles[-1][0], 1)]
+    return min(fitting, key=lambda tile: (tile_cycles(isa, tile, group_blocks, count, width, lines), tile[0]))
 
 
 def dense_cycles(isa: Isa, count: int, group_blocks: int, width: int, lines: int) -> float:
-    """Estimated cycles of a dense convolution of `count` terms: of its tiles, or of reading its weights once."""
-    rows, cols = choose_tile(isa, group_blocks, width, lines)
+    """Estimated cycles of a dense convolution of `count` terms: of its tiles, and of reading its weights once."""
+    tile = choose_tile(isa, group_blocks, count, width, lines)
     weights = count * group_blocks * isa.lanes * 4 / WEIGHT_BYTES_A_CYCLE
-    return max(count * tile_cycles(rows, cols, group_blocks, width, lines), weights)
+    return count * tile_cycles(isa, tile, group_blocks, count, width, lines) + weights
 
 
 def tiles_of(group_blocks: int, cols: int) -> Sequence[int]:

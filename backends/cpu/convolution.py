@@ -209,7 +209,7 @@ def _append(
     if flat:
         lines, pixels = 1, lines * pixels
     if step and max(step, every[1] * isa.lanes * 4) <= SLACK // max(rows for rows, _ in isa.tiles):
-        tile = conv.choose_tile(isa, channels.group_blocks, max(pixels, 1), max(lines, 1))
+        tile = conv.choose_tile(isa, channels.group_blocks, max(taps.plane.shape[1], 1), max(pixels, 1), max(lines, 1))
     else:
         tile = (EXACT_ROWS, min(isa.registers // 4, channels.group_blocks))
     activation: Activation | None = node.attrs["activation"]
@@ -256,13 +256,17 @@ def arguments(step: Step, bound: Binding) -> Sequence[Word]:
             rows, width = 1, rows * width
             if x.flat_images and y.image == y.height * y.row and r.image == r.height * r.row:
                 images, width = 1, images * width
-    groups, count = taps.plane.shape
+    (groups, count), lanes = taps.plane.shape, target.lanes
     total = images * rows * -(-width // call.spec.rows)
     tiles = groups * -(-call.group_blocks // call.spec.cols)
     pixel_bytes = max(call.spec.rows * count * 4 // max(len(np.unique(taps.dy)) * sw, 1), 1)
-    panel = max(1, min(PANEL_BYTES // pixel_bytes, -(-total * tiles // 16), total))
+    shares = 4 * bound.threads if bound.threads > 1 else 1
+    panel = max(1, min(PANEL_BYTES // pixel_bytes, -(-total * tiles // shares), total))
+    cols = min(call.spec.cols, call.group_blocks)
+    chunk = conv.chunk_steps(count, cols * lanes * 4) if panel > 1 else max(count, 1)
+    scratch = bound.scratch(panel * call.spec.rows * cols * lanes * 4 if chunk < count else 64)
     one_tap = not taps.dy.any() and not taps.dx.any()
-    soon = (call.spec.rows * x_step, source.lanes - 1) if one_tap else (0, 0)
+    soon = (call.spec.rows * x_step, x_step - 4) if one_tap else (0, 0)
     r_start = bound.arena + (a * r.row + b * r.pixel)
     residual: Sequence[Word] = (r_start, bound.table(r.planes)) if call.spec.residual else (0, 0)
     return [
@@ -271,5 +275,5 @@ def arguments(step: Step, bound: Binding) -> Sequence[Word]:
         bound.table(offsets_table(table, step.node)), count, images, rows, width, wrap,
         x_image, x_row, x_wrap, x_step, y.image, y.row * ey, y_wrap, y_step, r.image, r.row * ey, r_wrap, r_step,
         groups, call.group_blocks, call.group_blocks // call.spec.cols, panel, *soon,
-        *(float_word(p) for p in call.params),
+        chunk, *scratch, *(float_word(p) for p in call.params),
     ]  # fmt: skip

@@ -66,9 +66,9 @@ class CpuCost:
                 lines, width = 1, lines * width
         by_lane = prefers_lanes(out, groups * kernel[1], groups, lanes)
         bundles, blocks = (-(-groups // lanes), out // groups) if by_lane else (groups, -(-(out // groups) // lanes))
-        rows, cols = conv.choose_tile(self.isa, blocks, width, lines)
-        steps = bundles * count * conv.tile_cycles(rows, cols, blocks, width, lines)
-        steps = max(steps, self._bytes(w) / conv.WEIGHT_BYTES_A_CYCLE)
+        tile = conv.choose_tile(self.isa, blocks, count, width, lines)
+        steps = bundles * count * conv.tile_cycles(self.isa, tile, blocks, count, width, lines)
+        steps += self._bytes(w) / conv.WEIGHT_BYTES_A_CYCLE
         if node.op == "conv2d" and winograd_call.eligible(node, (kernel[2], kernel[3]), groups):
             planes, dilation = -(-kernel[1] // lanes), node.attrs["dilation"][0]
             plan = winograd_plan.best_plan(self.isa, planes, kernel[1], blocks, shape[0], shape[2], shape[3], dilation)

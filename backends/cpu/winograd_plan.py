@@ -1,7 +1,7 @@
 """Which of Winograd's convolutions pays, in which register tile, and how its work is cut: predicted cycles.
 
-An item is one block of tiles and one part of the output channels. It takes the larger of its multiplications and of
-reading its weights from memory, then the transforms, then what does not stay in the second-level cache.
+An item is one block of tiles and one part of the output channels. It takes its multiplications, reading its weights
+from memory, the transforms, and what does not stay in the second-level cache.
 """
 
 from __future__ import annotations
@@ -117,11 +117,12 @@ def _item(isa: Isa, m: int, tile: tuple[int, int], planes: int, channels: int, b
     rows, cols = tile
     points, vector = (m + 2) ** 2, isa.lanes * 4
     full, rest = divmod(blocks_out, cols)
-    step = full * conv.step_cycles(rows, cols) + (conv.step_cycles(rows, rest) if rest else 0.0)
+    step = full * conv.step_cycles(rows, cols, channels, vector)
+    step += conv.step_cycles(rows, rest, channels, vector) if rest else 0.0
     multiply = points * channels * (size // rows) * step
     weights = points * channels * blocks_out * vector / conv.WEIGHT_BYTES_A_CYCLE
     held = points * size * (planes + blocks_out) * vector
     far = 2 * max(held - CACHE_BYTES, 0) / FAR_BYTES_A_CYCLE
     into, out_of = TRANSFORM_CYCLES[m]
     transforms = size * (planes * into + blocks_out * out_of) * (1.0 if isa.registers >= 32 else FEW_REGISTERS)
-    return max(multiply, weights) + transforms + far
+    return multiply + weights + transforms + far

@@ -190,8 +190,8 @@ def pass_index() -> str:
     return "\n".join([
         "# Passes\n",
         "A pass turns a graph into another one and leaves a record: each rewrite, and each refusal with its reason. "
-        "What it may do to the numbers is part of it, and tests hold it to that. The graphs on these pages were made by "
-        "running the passes; `...` stands for the elements of a constant.\n",
+        "What it may do to the numbers is part of it, and tests hold it to that. The graphs on these pages were made "
+        "by running the passes; `...` stands for the elements of a constant.\n",
         "| pass | numerics | what it does |", "| --- | --- | --- |", *rows, "",
         "The default pipeline, in order:\n", fence(order),
         "```{toctree}", ":hidden:", "", *PASSES, "```", "",
@@ -204,10 +204,12 @@ def pass_index() -> str:
 def command_line() -> str:
     """Every verb with its arguments, from the parser."""
     top = build_parser(None)
-    lines = ["# Command line\n", f"{prose(top.description or '')} {prose(top.epilog or '')}\n", fence(top.format_usage())]
+    about_all = f"{prose(top.description or '')} {prose(top.epilog or '')}\n"
+    lines = ["# Command line\n", about_all, fence(top.format_usage())]
     about = inspect.cleandoc(import_module("convc.cli.main").__doc__ or "")
     lines += [prose(about[about.index("Exit codes") :]) + "\n"]
-    lines += ["| verb | |", "| --- | --- |", *(f"| [{v}](#convc-{v}) | {prose(text)} |" for v, text in VERBS.items()), ""]
+    lines += ["| verb | |", "| --- | --- |"]
+    lines += [*(f"| [{verb}](#convc-{verb}) | {prose(text)} |" for verb, text in VERBS.items()), ""]
     for verb in VERBS:
         lines += verb_section(verb)
     return "\n".join(lines)

@@ -166,7 +166,10 @@ EXAMPLES: dict[str, Example] = {
         "%turned = transpose(%parted) {perm=[0, 2, 1, 4, 3]}\n"
         "%y = reshape(%turned) {shape=[N, 8, 16, 16]}\nreturn %y",
     ),
-    "lower_channel_shuffle": example(X + "%y = channel_shuffle(%x) {groups=2}\nreturn %y"),
+    "lower_channel_shuffle": example(
+        X + "%y = channel_shuffle(%x) {groups=2}\nreturn %y",
+        "%x = input : f32[N, 2 * C, 16, 16]\n%y = channel_shuffle(%x) {groups=2}\nreturn %y",
+    ),
     "fold_permutation": example(
         X + W + CONV + "%p = constant [2, 3, 0, 1, 6, 7, 4, 5] : i64[8]\n%order = gather(%conv, %p) {axis=1}\n"
         "%y = relu(%order)\nreturn %y",

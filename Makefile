@@ -24,7 +24,7 @@ test-all: $(VENV)/.test ## run every test
 	@$(PYTEST) --slow
 
 docs: $(VENV)/.docs ## build the site into build/docs; a warning is an error
-	@$(BIN)/python -m sphinx -b html -W --keep-going -q -d build/doctrees docs build/docs
+	@$(BIN)/python -m sphinx -b html -E -a -W --keep-going -q -d build/doctrees docs build/docs
 	@echo "build/docs/index.html"
 
 lint: $(VENV)/.lint types ## ruff, and mypy in strict mode

@@ -20,6 +20,7 @@ exclude_patterns = ["README.md", "**/README.md"]
 myst_heading_anchors = 3
 highlight_language = "text"
 default_role = "code"
+smartquotes = False
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"

@@ -9,6 +9,7 @@ import argparse
 import inspect
 import re
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -104,7 +105,8 @@ def pass_page(one: Pass) -> str:
     head, _, rest = first.partition("\n\n")
     equation = " = " in head or "->" in head
     lines = [f"# {one.name}\n", f"{prose(one.doc[:1].upper() + one.doc[1:])}.\n"]
-    lines += ["## What it does\n", fence(head) if equation else prose(head) + "\n", *paragraphs(rest)]
+    lines += ["## What it does\n", fence(re.sub(r"; +", "\n", head)) if equation else prose(head) + "\n"]
+    lines += paragraphs(rest)
     lines += [f"**{label}.** {prose(labelled[label])}\n" for label in LABELS[:4] if label in labelled]
     lines += rules(one)
     lines += ["## Example\n", *example(one, EXAMPLES[one.name])]
@@ -220,7 +222,7 @@ def verb_section(verb: str) -> list[str]:
     (choices,) = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
     one: argparse.ArgumentParser = choices.choices[verb]
     description, _, examples = inspect.cleandoc(one.description or "").partition("\n\nExamples\n--------\n")
-    usage = re.sub(r"\s+", " ", one.format_usage()).strip()
+    usage = textwrap.fill(re.sub(r"\s+", " ", one.format_usage()).strip(), 84, subsequent_indent="    ")
     lines = [f"(convc-{verb})=", f"## convc {verb}\n", *paragraphs(description), fence(usage)]
     if examples:
         lines += ["Examples:\n", fence(inspect.cleandoc(examples))]

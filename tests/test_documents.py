@@ -35,7 +35,8 @@ def stand_in(*, batch: Any = "N", size: Any = None, seed: int = 0, **options: An
     """A network in the place of one that takes seconds to compile."""
     b = convc.Builder("stand-in", seed=seed)
     x = b.input("x", (batch, 3, size or "H", size or "W"), nominal=None if size else {"H": 16, "W": 16})
-    x = b.relu(b.batch_norm(b.conv(x, 4, kernel=3, bias=False)))
+    for name in ("layer1.0.bn1", "features.1.conv.0.1"):
+        x = b.relu(b.batch_norm(b.conv(x, 4, kernel=3, bias=False), name=name))
     return b.finish({"y": b.linear(b.flatten(b.global_avg_pool(x)), 10)})
 
 

@@ -196,6 +196,8 @@ def test_a_compiled_file_runs_alone(small: str, tmp_path: Path, capsys: pytest.C
     capsys.readouterr()
     one = found_by(capsys, path, *QUICK, "--batch", "2")["comparisons"][0]
     assert list(one["results"]) == ["fused"] and one["items"] == 2 and one["results"]["fused"]["error"] < 1e-5
+    assert main(["bench", path, *QUICK]) == 0
+    assert "give what it was made from to compare with unfused" in capsys.readouterr().err
     for words in (["--ablate"], ["--passes", "none"]):
         assert main(["bench", path, *QUICK, *words]) == 2
         assert "is compiled already" in capsys.readouterr().err

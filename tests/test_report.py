@@ -140,10 +140,11 @@ def test_inspect_writes_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert Page(page.read_text("utf-8")).data["profile"] is None
 
 
-def test_only_html_lets_the_view_be_left_out() -> None:
+def test_the_view_may_be_left_out() -> None:
     views = ["model", "passes"]
     assert with_view(["inspect", "a.onnx", "--html", "r"], views) == ["inspect", "model", "a.onnx", "--html", "r"]
-    for words in (["inspect", "a.onnx"], ["inspect", "passes", "a.onnx", "--html=r"]):
+    assert with_view(["inspect", "a.onnx"], views) == ["inspect", "model", "a.onnx"]
+    for words in (["inspect", "model"], ["inspect", "passes", "a.onnx", "--html=r"]):
         assert with_view(words, views) == words
 
 

@@ -29,6 +29,8 @@ napoleon_google_docstring = False
 
 # Nothing is fetched, neither when the site is built nor when it is read: the theme brings its style, scripts and icons.
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_title = f"convc {release}"
 html_theme_options = {"sidebar_hide_name": False}
 html_copy_source = False

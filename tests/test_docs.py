@@ -99,6 +99,12 @@ def test_the_small_network_is_the_one_that_the_page_builds(made: dict[str, str])
     assert "fuse_batchnorm" in made["stages/rewrites.txt"] and "def f32_conv" in made["stages/kernel.txt"]
 
 
+def test_the_benchmarks_find_where_their_figures_go() -> None:
+    text = (DOCS / "performance.md").read_text("utf-8")
+    marks = re.findall(r"^<!-- figures: (begin|end)", text, re.MULTILINE)
+    assert marks == ["begin", "end"]
+
+
 def test_generated_pages_replace_older_ones(tmp_path: Path) -> None:
     (tmp_path / "passes").mkdir()
     (tmp_path / "passes" / "gone.md").write_text("# gone")

@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 PYTEST := OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint types clean
+.PHONY: help demo test test-all docs lint types clean
 
 help: ## print this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -23,6 +23,10 @@ test: $(VENV)/.test ## run the tests, without the slow sweeps
 test-all: $(VENV)/.test ## run every test
 	@$(PYTEST) --slow
 
+docs: $(VENV)/.docs ## build the site into build/docs; a warning is an error
+	@$(BIN)/python -m sphinx -b html -E -a -W --keep-going -q -d build/doctrees docs build/docs
+	@echo "build/docs/index.html"
+
 lint: $(VENV)/.lint types ## ruff, and mypy in strict mode
 	@$(BIN)/ruff check .
 
@@ -33,7 +37,7 @@ types: $(VENV)/.lint
 	@cd .mypy && $(abspath $(BIN))/mypy --config-file ../pyproject.toml --cache-dir ../.mypy_cache -p convc
 
 clean: ## remove the environment and every cache
-	rm -rf $(VENV) .mypy .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist convc.egg-info
+	rm -rf $(VENV) .mypy .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist docs/generated convc.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(MADE):
@@ -52,6 +56,10 @@ $(VENV)/.demo: pyproject.toml $(MADE)
 $(VENV)/.test: pyproject.toml $(MADE)
 	@echo "installing convc and its test requirements into $(VENV)"
 	@$(PIP) -e '.[test]' && touch $@
+
+$(VENV)/.docs: pyproject.toml $(MADE)
+	@echo "installing convc and what builds the site into $(VENV)"
+	@$(PIP) -e '.[docs]' && touch $@
 
 $(VENV)/.lint: pyproject.toml $(MADE)
 	@echo "installing convc and its lint requirements into $(VENV)"

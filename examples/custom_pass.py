@@ -67,7 +67,7 @@ def main() -> None:
     for refusal in record.refusals:
         print(f"  not {refusal}")
     print(model.explain("first"))
-    images = np.random.default_rng(0).standard_normal((2, 3, 32, 32), dtype=np.float32)
+    images = 4 * np.random.default_rng(0).standard_normal((2, 3, 32, 32), dtype=np.float32)
     kept, clipped = model(images)
     print(f"kept up to {kept.max():.3f}, clipped to {clipped.max():.3f}")
 

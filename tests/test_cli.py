@@ -211,10 +211,10 @@ def test_arrays_come_from_npy_and_npz(tmp_path: Path) -> None:
     [
         (["--input", "z=random"], "the model has no input z. Hint: its inputs are x, ids"),
         (["--input", "random"], "--input random does not say which input it is for. Hint: write x=FILE"),
-        (["--input", "x=absent.npy"], "cannot read absent.npy"),
-        (["--input", "x=absent.jpg"], "input x: cannot read absent.jpg"),
+        (["--input", "x=absent.npy"], "absent.npy does not exist"),
+        (["--input", "x=absent.jpg"], "input x: absent.jpg does not exist"),
         (["--input", "x=absent.txt"], "input x: absent.txt is of no known kind. Hint: use .npy, .npz, .bmp"),
-        (["--input", "absent.npz"], "cannot read absent.npz"),
+        (["--input", "absent.npz"], "absent.npz does not exist"),
         (["--input", "ids=absent.png"], "input ids: absent.png is an image, the input is 1"),
     ],
 )
@@ -395,7 +395,7 @@ def test_what_does_not_fit_a_compiled_file_is_refused(compiled: str, capsys: pyt
         (["inspect", "model", compiled, "--input-shape", "x:1x3x8x8"], "Hint: leave out --input-shape"),
         (["run", compiled, "--output", "y.txt"], "neither .npy nor .npz"),
         (["run", compiled, "--labels", "absent.txt"], "cannot read --labels absent.txt"),
-        (["run", compiled, "--input", "x=absent.npy"], "cannot read absent.npy"),
+        (["run", compiled, "--input", "x=absent.npy"], "absent.npy does not exist"),
     ):
         assert main(words) == 2
         assert message in capsys.readouterr().err

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from measure_support import small_graph, write_small
 
+import convc
 from convc.cli.inspect_passes import difference, wrapped
 from convc.cli.main import main
+from convc.frontends.onnx import save_onnx
 from convc.interp import run_graph
 
 
@@ -115,3 +117,14 @@ def test_a_kernel_down_to_its_assembly(compiled: str, capsys: pytest.CaptureFixt
     assert "ret" in capsys.readouterr().out
     assert main(["inspect", "kernels", compiled, "--llvm", "nothing"]) == 2
     assert "the model has no kernel nothing\nHint: it has f32_" in capsys.readouterr().err
+
+
+def test_a_story_of_long_names_stays_within_100_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scope = "features/denseblock12/denselayer34/with_a_rather_long_name"
+    b = convc.Builder("long", seed=0)
+    x = b.conv(b.input("x", (1, 3, 8, 8)), 8, kernel=3, name=f"{scope}/convolution")
+    y = b.relu(b.batch_norm(x, name=f"{scope}/BatchNormalization"), name=f"{scope}/Relu")
+    save_onnx(b.finish({"y": y, "also": x}), tmp_path / "long.onnx")
+    words = ("passes", str(tmp_path / "long.onnx"), "--target", "reference", "--explain")
+    text = shown(capsys, *words, f"{scope}/BatchNormalization")
+    assert "is an output of the graph" in " ".join(text.split())

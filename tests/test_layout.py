@@ -34,7 +34,9 @@ class Room:
 
 
 ROOMS = {
-    "base": Room(("convc", "convc.errors", "convc.dims", "convc.types", "convc.limits", "convc.files"), set()),
+    "base": Room(
+        ("convc", "convc.errors", "convc.dims", "convc.types", "convc.limits", "convc.files", "convc.interrupts"), set()
+    ),
     "container": Room(("convc.container", "convc.tensors"), BASE),
     "ops": Room(("convc.ops",), BASE),
     "ir": Room(("convc.ir",), BASE | {"ops"}, frozenset({"networkx"})),

@@ -21,6 +21,7 @@ from convc.measure.layers import WHOLE, layers
 from convc.measure.profile import node_of, profile
 from convc.measure.startup import starts
 from convc.measure.timing import Budget, Figures, race
+from convc.passes.manager import run_passes
 from convc.zoo import build
 
 
@@ -79,6 +80,35 @@ def test_the_history_of_a_node_has_what_it_absorbed() -> None:
     assert [(one.name, one.node) for one in changes] == [("fuse_batchnorm", "norm"), ("fuse_epilogue", "act")]
     assert History(model.records).of("head") == ()
     assert all(model.records[one.index - 1].rewrites[one.rewrite].node == one.node for one in changes)
+
+
+def test_histories_are_those_of_walking_over_all_rewrites() -> None:
+    """The same by its definition: every rewrite is looked at, backwards for the past, forwards for the future."""
+    graph, records = run_passes(build("shufflenet_v2"))
+    history = History(records)
+    rewrites = [((i, k), one) for i, record in enumerate(records) for k, one in enumerate(record.rewrites)]
+    changed = {name for _, one in rewrites for name in (*one.added, *one.removed)}
+    assert len(changed) > 100
+    for end in (0, len(records) // 2, len(records)):
+        for node in sorted(changed)[::7]:
+            wanted, past = {node}, []
+            for place, one in reversed(rewrites):
+                if place < (end, 0) and wanted & set(one.added):
+                    past.insert(0, place)
+                    wanted |= set(one.removed)
+            names, future = {node}, []
+            for place, one in rewrites:
+                gone = names & set(one.removed)
+                if place >= (end, 0) and (gone or names & set(one.added)):
+                    future.append(place)
+                    names = (names - gone) | set(one.added if gone else ())
+            assert history.before(node, end) == tuple(past), (node, end)
+            found, heirs = history.after(node, end)
+            assert found == tuple(future) and set(heirs) == names, (node, end)
+    stem = next(node.name for node in graph.operators)
+    assert [(one.name, one.rewrite) for one in history.of(stem)] == [
+        (records[i].name, k) for i, k in history.before(stem)
+    ]
 
 
 def test_differences_of_arrays() -> None:

@@ -69,6 +69,24 @@ def test_figures_equal_those_of_json(model: CompiledModel, tmp_path: Path, capsy
     assert len(data["step_nodes"]) == len(data["program"]["steps"])
 
 
+def test_each_node_has_its_past_and_what_became_of_it() -> None:
+    data = Page(render(described(residual()))).data
+    names = [node[0] for node in data["nodes"]]
+    last, first = data["graphs"][data["at"][-1]], data["graphs"][data["at"][0]]
+
+    def rules(places: list[list[int]]) -> list[str]:
+        return [data["passes"][position]["rewrites"][number]["rule"] for position, number in places]
+
+    (conv,) = [index for index in last["nodes"] if data["nodes"][index][1] == "conv2d"]
+    before, after, heirs = data["histories"][conv]
+    assert rules(before)[0] == "fuse_batchnorm_after" and "fuse_activation" in rules(before)
+    assert after == [] and heirs == [names[conv]]
+    (norm,) = [index for index in first["nodes"] if data["nodes"][index][1] == "batch_norm"]
+    before, after, heirs = data["histories"][norm]
+    assert before == [] and rules(after)[0] == "fuse_batchnorm_after" and names[conv] in heirs
+    assert data["histories"][first["nodes"][0]] is None and len(data["histories"]) == len(names)
+
+
 def test_the_page_is_whole_and_loads_nothing(model: CompiledModel) -> None:
     text = render(model)
     page = Page(text)
@@ -140,10 +158,11 @@ def test_inspect_writes_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert Page(page.read_text("utf-8")).data["profile"] is None
 
 
-def test_only_html_lets_the_view_be_left_out() -> None:
+def test_the_view_may_be_left_out() -> None:
     views = ["model", "passes"]
     assert with_view(["inspect", "a.onnx", "--html", "r"], views) == ["inspect", "model", "a.onnx", "--html", "r"]
-    for words in (["inspect", "a.onnx"], ["inspect", "passes", "a.onnx", "--html=r"]):
+    assert with_view(["inspect", "a.onnx"], views) == ["inspect", "model", "a.onnx"]
+    for words in (["inspect", "model"], ["inspect", "passes", "a.onnx", "--html=r"]):
         assert with_view(words, views) == words
 
 

@@ -159,6 +159,7 @@ def test_a_node_tells_its_story(resnet: Report) -> None:
     for part in ("layer1.0.bn2", "layer1.0.relu_1", "fuse_batchnorm", "fuse_epilogue", "f32_", "Emitted source"):
         assert part in text, part
     resnet.find("#details details summary").click()
+    assert resnet.becomes("document.querySelector('#details pre')")
     assert "def f32_" in resnet.find("#details pre").text
     resnet.find("#details .source-chips .link").click()
     assert resnet.find("#pass-title").text == "As read"

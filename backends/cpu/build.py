@@ -15,6 +15,7 @@ from convc.backends.cpu.link import link
 from convc.backends.cpu.team import default_threads
 from convc.backends.cpu.worker import Ask, workers
 from convc.backends.store import Store
+from convc.interrupts import held
 
 Progress = Callable[[str, int, int], None]
 KERNELS_A_PROCESS = 4
@@ -98,7 +99,8 @@ def _compile(
     def here(name: str, source: str) -> bytes:
         if progress is not None:
             progress(name, len(made), len(names))
-        return compile_object(name, source, isa)
+        with held():
+            return compile_object(name, source, isa)
 
     def work(compile_one: Ask) -> None:
         while True:

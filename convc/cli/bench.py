@@ -188,13 +188,14 @@ def measure(args: argparse.Namespace, report: ProgressCallback | None) -> Findin
     compiled = models.is_compiled(args.model)
     passes = models.parse_passes(args.passes)
     unfused = not (compiled or args.no_unfused)
+    if compiled and not args.no_unfused:
+        note(f"{args.model} is compiled already, and alone: give what it was made from to compare with unfused")
 
     def compile(graph: Graph, passes: Any, threads: int | None) -> CompiledModel:
         return compile_graph(graph, target=args.target or "cpu", passes=passes, threads=threads, progress=report)
 
-    options = Options(
-        budget_of(args), args.percentile or PERCENTILES, unfused, args.against, not args.no_accuracy, report
-    )
+    shares = args.percentile or PERCENTILES
+    options = Options(budget_of(args), shares, unfused, args.against, not args.no_accuracy, report)
     comparisons, ablation, profiled, started, target = [], None, None, [], ""
     for index, (threads, graph, arrays, fused) in enumerate(configurations(args, compile)):
         onnx = Path(args.model) if _is_onnx(args) else None

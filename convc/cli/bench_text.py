@@ -58,7 +58,8 @@ def tell_comparison(found: Comparison) -> None:
         f = one.figures
         times = [f"{value * scale:.4g}" for value in (f.median, f.min, f.mean, *(f.percentiles[k] for k in shares))]
         error = "" if one.error is None else f"{one.error:.1e}"
-        rows.append((one.name, *times, f.runs, f"{f.throughput:.4g}", f"{f.median / first.median:.2f}", error))
+        rate = count(f.throughput) if f.throughput >= 1e3 else f"{f.throughput:.4g}"
+        rows.append((one.name, *times, f.runs, rate, f"{f.median / first.median:.2f}", error))
     say(f"\n{found.label}, in turns:")
     table(columns, rows)
     unfused = found.ratios.get("unfused")
@@ -153,5 +154,6 @@ def stamp(environment: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in environment["packages"].items() if version)
     load = environment["load"]
     busy = "" if load is None else f", load {load}"
-    machine = f"{environment['processor']}, {environment['threads']} threads may be used{busy}"
+    threads = environment["threads"]
+    machine = f"{environment['processor']}, {threads} thread{'s' * (threads > 1)} may be used{busy}"
     return textwrap.fill(f"{machine}; convc {environment['convc']}, {environment['python']}, {versions}", WIDTH)

@@ -13,12 +13,13 @@ Examples
 from __future__ import annotations
 
 import argparse
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convc.cli import inputs, models
-from convc.cli.output import print_json, progress, say, table
+from convc.cli.output import WIDTH, print_json, progress, say, table
 
 if TYPE_CHECKING:
     from convc.check.compare import Comparison
@@ -120,20 +121,24 @@ def _tell(args: argparse.Namespace, target: str, found: Comparison, fault: Fault
 
 def tell_fault(fault: Fault) -> None:
     """Where it is wrong, and what made it so."""
-    say(f"\nfirst node that is off: {fault.operator} %{fault.node}, by {fault.error.error:.1e}")
+    say()
+    _fill(f"first node that is off: {fault.operator} %{fault.node}, by {fault.error.error:.1e}")
     members = ", ".join(str(node) for node in fault.part.operators)
-    say(f"the smallest part that is wrong: {members}")
+    _fill(f"the smallest part that is wrong: {members}")
     if fault.made_by is None:
-        say("it is wrong without any pass")
+        _fill("it is wrong without any pass")
     else:
-        say(f"it is right ahead of pass {fault.pass_index}, {fault.made_by}, and wrong after it")
+        _fill(f"it is right ahead of pass {fault.pass_index}, {fault.made_by}, and wrong after it")
     culprits, kernels = ", ".join(fault.culprits), ", ".join(fault.kernels)
     if fault.cause == "pass":
-        say(f"the pass changed what the part means; it made {culprits}")
+        _fill(f"the pass changed what the part means; it made {culprits}")
     elif fault.cause == "kernel":
-        say(
-            f"the graph is right, but {culprits} is computed wrongly by {'one of ' * (len(fault.kernels) > 1)}{kernels}"
-        )
+        one = "one of " * (len(fault.kernels) > 1)
+        _fill(f"the graph is right, but {culprits} is computed wrongly by {one}{kernels}")
     else:
-        say(f"the graph is right, and so is each of {culprits} by itself: the program that joins them is wrong")
-        say(f"its kernels are {kernels}")
+        _fill(f"the graph is right, and so is each of {culprits} by itself: the program that joins them is wrong")
+        _fill(f"its kernels are {kernels}")
+
+
+def _fill(text: str) -> None:
+    say(textwrap.fill(text, WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False))

@@ -107,9 +107,15 @@ def _read(name: str, file: str, shape: tuple[int, ...], dtype: np.dtype[Any], ar
     )
 
 
+def _missing(file: str) -> InputError:
+    return InputError(f"{file} does not exist", hint=f"check the path (current folder: {Path.cwd()})")
+
+
 def _load(file: str) -> Any:
     try:
         return np.load(file, allow_pickle=False)
+    except FileNotFoundError as error:
+        raise _missing(file) from error
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"cannot read {file}: {error}", hint="write it with numpy.save, without objects") from error
 
@@ -145,6 +151,8 @@ def read_image(
     try:
         with Image.open(file) as opened:
             picture = ImageOps.exif_transpose(opened).convert(modes[shape[1]])
+    except FileNotFoundError as error:
+        raise _missing(file) from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(f"cannot read {file}: {error}", hint="give a picture in one of the common formats") from error
     scale = max(height / picture.height, width / picture.width)

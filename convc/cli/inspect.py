@@ -29,7 +29,7 @@ from convc.errors import InputError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the verb."""
-    parser.add_argument("what", choices=list(VIEWS), help="what to show")
+    parser.add_argument("what", choices=list(VIEWS), help="what to show (default: model)")
     parser.add_argument("model", metavar="MODEL", help=models.MODEL_HELP)
     models.add_compile_options(parser, rewrites=True)
     parser.add_argument("--json", action="store_true", help="print as JSON")
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def complete(words: list[str]) -> list[str]:
-    """The command line with the view that `--html` lets one leave out."""
+    """The command line with the view, where it was left out."""
     return with_view(words, VIEWS)
 
 

@@ -19,17 +19,15 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that belong to the page."""
     parser.add_argument(
-        "--html", metavar="FILE", help="write one page with all views, to read in a browser; the view may be left out"
+        "--html", metavar="FILE", help="write one page with all views, to read in a browser"
     )
     parser.add_argument("--no-profile", action="store_true", help="--html: measure no times")
 
 
 def with_view(words: list[str], views: Collection[str]) -> list[str]:
-    """The words of `inspect MODEL --html FILE` with the view that was left out."""
+    """The words of `inspect MODEL ...` with the view that was left out: `model`."""
     verb = words.index("inspect") + 1
-    asked = any(word == "--html" or word.startswith("--html=") for word in words)
-    left_out = asked and not set(words[verb:]) & set(views)
-    return [*words[:verb], "model", *words[verb:]] if left_out else words
+    return words if set(words[verb:]) & set(views) else [*words[:verb], "model", *words[verb:]]
 
 
 def write_html(args: argparse.Namespace) -> None:

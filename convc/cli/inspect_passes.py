@@ -31,7 +31,9 @@ def show_passes(args: argparse.Namespace) -> None:
         if args.json:
             print_json(story.to_json())
         else:
-            say(story)
+            for line in str(story).splitlines():
+                depth = " " * (len(line) - len(line.lstrip()) + 4)
+                say(textwrap.fill(line, WIDTH, subsequent_indent=depth, break_long_words=False, break_on_hyphens=False))
         return
     if args.diff and not args.one_pass:
         raise InputError("--diff does not say of which pass", hint="add --pass NAME or --pass NUMBER")

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Sequence
 
 from convc import __version__
+from convc.cli.start import listen
 from convc.errors import Error
 
 VERBS = {
@@ -72,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
+        listen()
         with warnings.catch_warnings():
             warnings.showwarning = _tell_warning
             code: int = args.run(args)

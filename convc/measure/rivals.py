@@ -30,7 +30,8 @@ def open_rival(name: str, model: Path, inputs: Sequence[tuple[str, Array]], thre
     packages, opener = RIVALS[name]
     missing = [package for package in packages if util.find_spec(package) is None]
     if missing:
-        raise TargetError(f"{name} needs {', '.join(missing)}", hint=f"pip install {' '.join(missing)}")
+        said = "is not installed" if missing == [name] else f"needs {', '.join(missing)}"
+        raise TargetError(f"{name} {said}", hint=f"pip install {' '.join(missing)}")
     try:
         return opener(model, inputs, threads)
     except Error:

@@ -283,8 +283,7 @@ class App {
       const graph = after.named.has(this.chosen) ? after : before;
       const node = graph.named.get(this.chosen);
       const marks = differences(before, after, this.rewrites());
-      const end = this.stop === 0 ? 0 : Math.min(RECORDS.length, graph === after ? this.stop : this.stop - 1);
-      content = node ? showNode(node, graph, end, (graph === after ? marks.after : marks.before).get(node.id)) : [h("p", { class: "note" }, `%${this.chosen} is not in this graph.`)];
+      content = node ? showNode(node, graph, (graph === after ? marks.after : marks.before).get(node.id)) : [h("p", { class: "note" }, `%${this.chosen} is not in this graph.`)];
     } else if (this.stop === 0 || this.stop === LAST_STOP) content = showModel(this.stop === LAST_STOP);
     else content = showPass(this.stop - 1, this.rewrite);
     panel.replaceChildren(...content.flat().filter(Boolean));

@@ -8,6 +8,7 @@ from convc.backends.memory import MemoryPlan, buffer_bytes, plan_memory
 from convc.backends.program import Program, buffers_of
 from convc.dims import concrete
 from convc.files import finite
+from convc.measure.history import History
 from convc.measure.profile import node_of
 from convc.ops import OPS
 from convc.passes import PASSES
@@ -43,6 +44,7 @@ def collect(model: CompiledModel, profile: Profile | None = None) -> dict[str, A
         "nodes": nodes,
         "graphs": graphs,
         "at": list(stages.at),
+        "histories": _histories(model, graphs, list(stages.at), [node[0] for node in nodes]),
     }
     result: dict[str, Any] = finite(found)
     return result
@@ -68,6 +70,28 @@ def _graphs(stages: Stages) -> tuple[list[list[Any]], list[dict[str, Any]]]:
         graphs.append({"nodes": shown, "constants": constants, "blocks": blocks})
     fields = [[o.name, o.op, o.inputs, dict(o.attrs), o.type, o.shape, o.source, o.macs] for o in outlines]
     return fields, graphs
+
+
+def _histories(
+    model: CompiledModel, graphs: list[dict[str, Any]], at: list[int], names: list[str]
+) -> list[list[Any] | None]:
+    """For each node: the rewrites that led to it, those that followed, and what stands for it in the end; or None.
+
+    A rewrite is (position of its record, its own within it). A node that a rewrite changes is a new one, so the first
+    graph that holds a node decides. A node that nothing ever touched, and one that is not shown, has None.
+    """
+    history = History(model.records)
+    found: list[list[Any] | None] = [None] * len(names)
+    seen: set[int] = set()
+    for end, graph in enumerate(at):
+        for index in graphs[graph]["nodes"]:
+            if index in seen:
+                continue
+            seen.add(index)
+            before, (after, heirs) = history.before(names[index], end), history.after(names[index], end)
+            if before or after:
+                found[index] = [before, after, heirs]
+    return found
 
 
 def _profile_figures(profile: Profile | None) -> dict[str, Any] | None:

@@ -26,37 +26,12 @@ function rows(items, make) {
   return list;
 }
 
-/** Rewrites that led to `name` as it is after `end` passes, in order: those of what it took in included. */
-function past(name, end) {
-  const wanted = new Set([name]);
-  const found = [];
-  for (let index = end - 1; index >= 0; index--) {
-    for (let at = RECORDS[index].rewrites.length - 1; at >= 0; at--) {
-      const rewrite = RECORDS[index].rewrites[at];
-      if (!rewrite.added.some((one) => wanted.has(one))) continue;
-      found.unshift({ index, at, rewrite });
-      for (const one of rewrite.removed) wanted.add(one);
-    }
-  }
-  return found;
-}
-
-/** What becomes of `name` from pass number `start` on: the rewrites, and the nodes of the last graph that do its work. */
-function future(name, start) {
-  let names = new Set([name]);
-  const found = [];
-  for (let index = start; index < RECORDS.length; index++) {
-    RECORDS[index].rewrites.forEach((rewrite, at) => {
-      const gone = rewrite.removed.filter((one) => names.has(one));
-      const remade = rewrite.added.some((one) => names.has(one));
-      if (!gone.length && !remade) return;
-      found.push({ index, at, rewrite });
-      for (const one of gone) names.delete(one);
-      if (gone.length) for (const one of rewrite.added) names.add(one);
-    });
-  }
-  names = new Set([...names].filter((one) => FINAL.home.has((FINAL.named.get(one) || { id: -1 }).id)));
-  return { found, names: [...names] };
+/** The rewrites that led to a node, those that followed, and the nodes of the last graph that do its work. */
+function historyOf(node) {
+  const [before, after, names] = DATA.histories[node.id] || [[], [], [node.name]];
+  const rewrites = (places) => places.map(([index, at]) => ({ index, at, rewrite: RECORDS[index].rewrites[at] }));
+  const shown = (name) => FINAL.home.has((FINAL.named.get(name) || { id: -1 }).id);
+  return { before: rewrites(before), after: rewrites(after), names: names.filter(shown) };
 }
 
 function historyRow({ index, at, rewrite }) {
@@ -74,12 +49,11 @@ function certificate(rewrite) {
   return facts(figures.map(([name, value]) => [name.replaceAll("_", " "), value === null ? "not finite" : figure(value)]));
 }
 
-function showNode(node, graph, end, mark) {
+function showNode(node, graph, mark) {
   const producers = node.inputs.map((name, at) => [name, slotName(node.op, at)]).filter(([name]) => name !== null);
   const users = graph.users.get(node.name) || [];
-  const before = past(node.name, end);
-  const after = future(node.name, end);
-  const lives = after.names.length ? after.names : bySource(node);
+  const { before, after, names } = historyOf(node);
+  const lives = names.length ? names : bySource(node);
   const certified = before.filter(({ rewrite }) => Object.keys(rewrite.certificate).length && rewrite.added.includes(node.name));
   const refusals = RECORDS.flatMap((record, index) => record.refusals.filter((r) => r.node === node.name).map((refusal) => ({ record, index, refusal })));
   const attrs = Object.entries(node.attrs);
@@ -96,7 +70,7 @@ function showNode(node, graph, end, mark) {
     ...section("Feeds", users.length ? facts(users.map((user) => [user.op, link("%" + user.name, () => app.choose(user.name))]), true) : []),
     ...section("Came from", node.source.length ? h("div", { class: "source-chips" }, node.source.map((name) => link(name, () => app.seek(name, 0), "show it in the network as read"))) : []),
     ...section("History", before.length ? h("div", { class: "history" }, before.map(historyRow)) : h("p", { class: "note" }, "As it was read: no rewrite has made or changed it.")),
-    ...section("Then", after.found.length ? h("div", { class: "history" }, after.found.map(historyRow)) : []),
+    ...section("Then", after.length ? h("div", { class: "history" }, after.map(historyRow)) : []),
     ...section("Certificate", ...certified.map(({ rewrite }) => certificate(rewrite))),
     ...section("Refused here", refusals.length ? refusals.map(({ record, index, refusal }) =>
       h("button", { type: "button", class: "row", on: { click: () => app.go(index + 1, -1, node.name) } },

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from convc.interrupts import held
 from convc.limits import Limits
 
 if TYPE_CHECKING:
@@ -30,21 +31,24 @@ def load_onnx(
     that the model leaves open become symbols. Raises ModelError for what is wrong or not supported (all unknown
     operators at once), LimitError for what exceeds `limits`, InputError where `input_shapes` does not fit.
     """
-    from convc.frontends.onnx.importer import import_onnx
+    with held():
+        from convc.frontends.onnx.importer import import_onnx
 
     return import_onnx(source, input_shapes=input_shapes, limits=limits)
 
 
 def to_onnx(graph: Graph) -> onnx.ModelProto:
     """The graph as an ONNX model of the newest opset that its operators need, checked. Raises ModelError."""
-    from convc.frontends.onnx.export import export_onnx
+    with held():
+        from convc.frontends.onnx.export import export_onnx
 
     return export_onnx(graph)
 
 
 def save_onnx(graph: Graph, path: str | os.PathLike[str]) -> None:
     """Write the graph as an ONNX file; an older file is replaced only once the new one is complete."""
-    from convc.frontends.onnx.export import write_onnx
+    with held():
+        from convc.frontends.onnx.export import write_onnx
 
     write_onnx(graph, path)
 

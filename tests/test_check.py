@@ -162,7 +162,9 @@ def test_a_wrong_kernel_inside_a_fused_group_is_found_and_written(
     small: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def edit(name: str, source: str) -> str:  # the first multiply-add of each sum is forgotten, where relu is fused
-        return source.replace("for k in range(K)", "for k in range(1, K)") if "relu" in name else source
+        wrong = source.replace("for k in range(begin, stop)", "for k in range(begin + 1, stop)")
+        assert "relu" not in name or "conv" not in name or wrong != source
+        return wrong if "relu" in name else source
 
     words = (
         "--no-onnxruntime",

@@ -135,4 +135,5 @@ def test_files_and_targets_that_the_documents_name_exist() -> None:
         for target in re.findall(r"\bmake ([a-z-]+)`? +#|`make ([a-z-]+)`", text):
             assert f"\n{''.join(target)}:" in makefile, target
         for path in re.findall(r"`((?:tests|passes|convc|backends|examples|docs|\.ci)/[\w./]*)`", text):
-            assert (ROOT / path).exists(), f"{name} names {path}"
+            if path != "docs/generated/":  # made while the site is built
+                assert (ROOT / path).exists(), f"{name} names {path}"

@@ -59,6 +59,10 @@ class Assembler:
         self._layouts: dict[str, list[Layout]] = {}
         self._parent: list[int] = []
         self._halos: dict[int, Halo] = {}
+        self.choices: Mapping[str, Any] = {}
+        """What was chosen for nodes by name, where the target leaves a choice; otherwise it predicts."""
+        self.candidates: dict[str, Sequence[Any]] = {}
+        """What could have been chosen, the likely best first."""
 
     # ---- values ------------------------------------------------------------------------------------------------
 

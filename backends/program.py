@@ -142,6 +142,8 @@ class Program:
     inputs: tuple[tuple[str, TensorType], ...]
     outputs: tuple[tuple[str, TensorType], ...]
     nominal: Mapping[str, int]
+    choices: Mapping[str, Any] = field(default_factory=dict)
+    """What selection was told for nodes by name, as JSON; otherwise it predicts."""
 
     def __str__(self) -> str:
         lines = [f"program {self.name} for {self.target}: {len(self.steps)} steps, {len(self.kernels)} kernels"]

@@ -52,6 +52,7 @@ def save(model: CompiledModel, path: str | os.PathLike[str]) -> None:
         "target": model.options.target,
         "built_for": program.target,
         "backends": backends_digest(),
+        "choices": dict(program.choices),
     }
     write_container(path, members, facts)
 
@@ -96,6 +97,7 @@ def load(
         packed={name.removeprefix(_PACKED): array for name, array in packed.items()} if same else None,
         code=code if trust_code else None,
         built_for=built_for,
+        choices=found.facts.get("choices"),
     )
     return CompiledModel(graph, records, options, runnable, stages)
 

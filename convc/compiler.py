@@ -36,6 +36,7 @@ def compile(
     example_inputs: Sequence[Any] | None = None,
     calibration: Any = None,
     force: bool = False,
+    tune: bool = False,
     dump_dir: str | os.PathLike[str] | None = None,
     instruments: Sequence[Instrument] = (),
     stop_after: str | int | None = None,
@@ -68,6 +69,9 @@ def compile(
         axis 0 as many examples as there are. Without it, seeded normal inputs serve, and the record says so.
     force
         Rewrite also where the target's cost model sees no gain, for experiments.
+    tune
+        Measure what runs each convolution fastest on this machine, instead of predicting it. Winners are kept on disk
+        by shape, processor and version, and travel in saved files. Seconds to a minute, the first time.
     dump_dir
         A folder for the graph before and after each pass, the difference, and the record.
     instruments
@@ -92,8 +96,8 @@ def compile(
     check_target(options)
     graph = read_source(source, input_shapes=input_shapes, example_inputs=example_inputs, limits=limits)
     return compile_graph(
-        graph, options, chosen, force=force, dump_dir=dump_dir, instruments=instruments, stop_after=stop_after,
-        progress=progress,
+        graph, options, chosen, force=force, tune=tune, dump_dir=dump_dir, instruments=instruments,
+        stop_after=stop_after, progress=progress,
     )  # fmt: skip
 
 
@@ -119,6 +123,7 @@ def compile_graph(
     passes: Passes = "default",
     *,
     force: bool = False,
+    tune: bool = False,
     dump_dir: str | os.PathLike[str] | None = None,
     instruments: Sequence[Instrument] = (),
     stop_after: str | int | None = None,
@@ -131,7 +136,7 @@ def compile_graph(
         graph, options, passes, force=force, dump_dir=dump_dir, instruments=[*instruments, recorder],
         stop_after=stop_after,
     )  # fmt: skip
-    runnable = build_runnable(graph, options, progress=progress, edit=edit)
+    runnable = build_runnable(graph, options, progress=progress, edit=edit, tune=tune)
     return CompiledModel(graph, records, options, runnable, recorder.stages)
 
 
@@ -170,18 +175,24 @@ def build_runnable(
     code: Mapping[str, bytes] | None = None,
     built_for: str | None = None,
     edit: Edit | None = None,
+    choices: Any = None,
+    tune: bool = False,
 ) -> Runnable:
     """What runs a graph that has been through its passes.
 
-    `packed` and `code` (trusted) come from an artifact `built_for` a target; they serve where this is the same.
+    `packed`, `code` (trusted) and `choices` come from an artifact `built_for` a target; they serve where this is the
+    same. `tune` measures what to choose.
     """
     kind, _, detail = options.target.partition(":")
     if kind == "cpu":
         from convc.backends.cpu.target import CpuTarget
 
         cpu = CpuTarget(detail, options.threads)
-        given = packed if built_for == f"cpu:{cpu.isa.name}" else None
-        return cpu.build(graph, options.limits, progress=progress, packed=given, objects=code, edit=edit)
+        same = built_for == f"cpu:{cpu.isa.name}"
+        return cpu.build(
+            graph, options.limits, progress=progress, packed=packed if same else None, objects=code, edit=edit,
+            choices=choices if same else None, tune=tune,
+        )  # fmt: skip
     if options.target == "reference":
         return Reference(graph)
     raise _unknown_target(options.target)

@@ -198,13 +198,6 @@ def choose_tile(isa: Isa, group_blocks: int, count: int, width: int, lines: int)
     return min(fitting, key=lambda tile: (tile_cycles(isa, tile, group_blocks, count, width, lines), tile[0]))
 
 
-def dense_cycles(isa: Isa, count: int, group_blocks: int, width: int, lines: int) -> float:
-    """Estimated cycles of a dense convolution of `count` terms: of its tiles, and of reading its weights once."""
-    tile = choose_tile(isa, group_blocks, count, width, lines)
-    weights = count * group_blocks * isa.lanes * 4 / WEIGHT_BYTES_A_CYCLE
-    return count * tile_cycles(isa, tile, group_blocks, count, width, lines) + weights
-
-
 def tiles_of(group_blocks: int, cols: int) -> Sequence[int]:
     """Blocks in each tile of a group: full ones, then the rest."""
     full, rest = divmod(group_blocks, cols)

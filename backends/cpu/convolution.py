@@ -10,7 +10,7 @@ import numpy as np
 
 from convc.backends.assemble import Assembler
 from convc.backends.binding import SLACK, Binding, Word, offsets_table
-from convc.backends.cpu import conv, winograd_call, winograd_plan
+from convc.backends.cpu import conv, winograd_call
 from convc.backends.cpu.activations import float32, float_word, function_of
 from convc.backends.cpu.channels import (
     Channels,
@@ -23,6 +23,7 @@ from convc.backends.cpu.channels import (
     pack_weights,
     prefers_lanes,
 )  # fmt: skip
+from convc.backends.cpu.choice import Choice, Facts, candidates
 from convc.backends.cpu.isa import Isa
 from convc.backends.cpu.prologue import lower_prologue
 from convc.backends.program import Ints, Planes, Step
@@ -67,30 +68,38 @@ def lower_conv2d(asm: Assembler, node: Node, isa: Isa) -> None:
     narrow = groups == 1 and width * 2 <= isa.lanes and not asm.has_planes(x_name)
     x = mapped or asm.planes(x_name, 1 if narrow else None)
     channels, residual = match_channels(asm, node, x, out, width * groups, groups, isa)
-    if channels.mode == "dense" and x.lanes == isa.lanes and winograd_call.eligible(node, (height, breadth), groups):
-        images, _, rows, columns = (concrete(size, asm.graph.nominal) for size in node.type.shape)
-        sizes = images, rows, columns, dh
-        plan = winograd_plan.best_plan(isa, len(x.planes), width, channels.group_blocks, *sizes)
-        direct = conv.dense_cycles(isa, width * 9, channels.group_blocks, columns, images * rows)
-        if plan is not None and plan.cycles < direct and np.isfinite(weights).all():
-            _append_winograd(asm, node, isa, plan, x, residual, channels, weights)
-            return
+    stride = node.attrs["stride"]
+    step = stride[1] * x.lanes * 4
+    flat = (height, breadth, *stride, top, left) == (1, 1, 1, 1, 0, 0) and not (
+        mapped is None and _wants_halo(asm, x_name)
+    )
+    ranked: Sequence[tuple[Choice, float]] = ()
+    if channels.mode == "dense" and groups == 1 and not _is_exact(step, isa):
+        square = x.lanes == isa.lanes and winograd_call.eligible(node, (height, breadth), groups)
+        facts = Facts.of(
+            [concrete(size, asm.graph.nominal) for size in node.type.shape], len(x.planes), width, height * breadth,
+            channels.group_blocks, flat, dh if square and bool(np.isfinite(weights).all()) else 0,
+        )  # fmt: skip
+        ranked = candidates(isa, facts)
+    given = asm.choices.get(node.name)
+    choice = given if given in [one for one, _ in ranked] else ranked[0][0] if ranked else None
+    asm.candidates[node.name] = [one for one, _ in ranked]
+    if choice is not None and choice.m:
+        _append_winograd(asm, node, isa, choice, x, residual, channels, weights)
+        return
     asm.need_halo(x, (top, left, bottom, right))
     taps, order = make_taps(
         x, channels, [(r, s, r * dh - top, s * dw - left) for r in range(height) for s in range(breadth)], breadth
     )
     y = asm.new_planes(node.name, node.type, places=channels.places)
     packed = weights.reshape(out, -1)
-    step = node.attrs["stride"][1] * x.lanes * 4
-    flat = (height, breadth, *node.attrs["stride"], top, left) == (1, 1, 1, 1, 0, 0) and not (
-        mapped is None and _wants_halo(asm, x_name)
-    )
-    _append(asm, node, isa, x, y, residual, channels, taps, order, packed, step, node.attrs["stride"], flat)
+    tile = (choice.rows, choice.cols) if choice is not None else None
+    _append(asm, node, isa, x, y, residual, channels, taps, order, packed, step, stride, flat, tile=tile)
     asm.define(y)
 
 
 def _append_winograd(
-    asm: Assembler, node: Node, isa: Isa, plan: winograd_plan.Plan, x: Planes, residual: Planes | None,
+    asm: Assembler, node: Node, isa: Isa, choice: Choice, x: Planes, residual: Planes | None,
     channels: Channels, weights: Array,
 ) -> None:  # fmt: skip
     taps, order = make_taps(x, channels, [(0, 0, 0, 0)], 1)
@@ -98,7 +107,7 @@ def _append_winograd(
     activation: Activation | None = node.attrs["activation"]
     function, params = function_of(activation) if activation is not None else ("", ())
     bias = bias_of(asm, node, channels)
-    winograd_call.append(asm, node, isa, plan, x, y, residual, channels, taps, order, weights, bias, function, params)
+    winograd_call.append(asm, node, isa, choice, x, y, residual, channels, taps, order, weights, bias, function, params)
     asm.define(y)
 
 
@@ -171,6 +180,11 @@ def constant_of(asm: Assembler, node: Node, slot: str) -> Array:
     return float32(source.array)
 
 
+def _is_exact(step: int, isa: Isa) -> bool:
+    """Whether pixels so many bytes apart, or 0 where that is known at run time, take tiles that read no other."""
+    return not 0 < step <= SLACK // max(rows for rows, _ in isa.tiles)
+
+
 def _wants_halo(asm: Assembler, name: str) -> bool:
     return any(u.op == "conv2d" and any(u.attrs["padding"]) and u.inputs[0] == name for u in asm.graph.users(name))
 
@@ -201,17 +215,17 @@ def _append(
     asm: Assembler, node: Node, isa: Isa, x: Planes, y: Planes, residual: Planes | None,
     channels: Channels, taps: Taps, order: Ints, weights: Array, step: int, stride: tuple[int, int], flat: bool,
     *, size: tuple[Size, ...] | None = None, start: tuple[int, int] = (0, 0), every: tuple[int, int] = (1, 1),
-    taps_in_kernel: int | None = None, joins: bool = False,
+    taps_in_kernel: int | None = None, joins: bool = False, tile: tuple[int, int] | None = None,
 ) -> None:  # fmt: skip
     height, width = size if size is not None else (y.height, y.width)
     nominal = asm.graph.nominal
     lines, pixels = concrete(y.batch * height, nominal), concrete(width, nominal)
     if flat:
         lines, pixels = 1, lines * pixels
-    if step and max(step, every[1] * isa.lanes * 4) <= SLACK // max(rows for rows, _ in isa.tiles):
-        tile = conv.choose_tile(isa, channels.group_blocks, max(taps.plane.shape[1], 1), max(pixels, 1), max(lines, 1))
-    else:
+    if _is_exact(max(step, every[1] * isa.lanes * 4) if step else 0, isa):
         tile = (EXACT_ROWS, min(isa.registers // 4, channels.group_blocks))
+    elif tile is None:
+        tile = conv.choose_tile(isa, channels.group_blocks, max(taps.plane.shape[1], 1), max(pixels, 1), max(lines, 1))
     activation: Activation | None = node.attrs["activation"]
     function, params = function_of(activation) if activation is not None else ("", ())
     rest = channels.group_blocks % tile[1]

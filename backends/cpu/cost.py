@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from convc.backends.cpu import conv, winograd_call, winograd_plan
+from convc.backends.cpu import conv, winograd_call
 from convc.backends.cpu.channels import prefers_lanes
+from convc.backends.cpu.choice import Facts, candidates
 from convc.backends.cpu.isa import Isa
 from convc.dims import concrete
 from convc.ir.graph import Node
@@ -66,13 +67,16 @@ class CpuCost:
                 lines, width = 1, lines * width
         by_lane = prefers_lanes(out, groups * kernel[1], groups, lanes)
         bundles, blocks = (-(-groups // lanes), out // groups) if by_lane else (groups, -(-(out // groups) // lanes))
-        tile = conv.choose_tile(self.isa, blocks, count, width, lines)
-        steps = bundles * count * conv.tile_cycles(self.isa, tile, blocks, count, width, lines)
-        steps += self._bytes(w) / conv.WEIGHT_BYTES_A_CYCLE
-        if node.op == "conv2d" and winograd_call.eligible(node, (kernel[2], kernel[3]), groups):
-            planes, dilation = -(-kernel[1] // lanes), node.attrs["dilation"][0]
-            plan = winograd_plan.best_plan(self.isa, planes, kernel[1], blocks, shape[0], shape[2], shape[3], dilation)
-            steps = min(steps, plan.cycles) if plan is not None else steps
+        if node.op == "conv2d" and groups == 1 and not by_lane:
+            square = winograd_call.eligible(node, (kernel[2], kernel[3]), groups)
+            flat = taps == 1 and node.attrs["stride"] == (1, 1)
+            apart = node.attrs["dilation"][0] if square else 0
+            facts = Facts.of(shape, -(-kernel[1] // lanes), kernel[1], taps, blocks, flat, apart)
+            steps = candidates(self.isa, facts)[0][1]
+        else:
+            tile = conv.choose_tile(self.isa, blocks, count, width, lines)
+            steps = bundles * count * conv.tile_cycles(self.isa, tile, blocks, count, width, lines)
+            steps += self._bytes(w) / conv.WEIGHT_BYTES_A_CYCLE
         residual = optional(inputs, 3)
         stored = self._bytes(node.type) / (4 * BYTES_A_CYCLE)
         stored += self._bytes(residual) / (4 * BYTES_A_CYCLE) if residual is not None else 0.0

@@ -53,6 +53,14 @@ def host_features() -> frozenset[str]:
     return frozenset(name for name, present in llvm.get_host_cpu_features().items() if present)
 
 
+@cache
+def host_processor() -> str:
+    """This machine's processor, in LLVM's name."""
+    import llvmlite.binding as llvm
+
+    return str(llvm.get_host_cpu_name()) or "generic"
+
+
 def available() -> tuple[str, ...]:
     """Instruction sets that this machine runs, best first."""
     machine = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine().lower())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from convc.backends.assemble import Assembler
@@ -20,6 +21,7 @@ from convc.backends.cpu import (
     shaping,
     winograd_call,
 )  # fmt: skip
+from convc.backends.cpu.choice import Choice
 from convc.backends.cpu.isa import Isa
 from convc.backends.cpu.places import output_places
 from convc.backends.program import Buffer, Plain, Program, Step
@@ -74,19 +76,28 @@ def lower(graph: Graph, isa: Isa, packed: Mapping[str, Array] | None = None) -> 
 
     Raises TargetError that names every node for which the CPU has no kernel.
     """
+    return lower_with(graph, isa, packed)[0]
+
+
+def lower_with(
+    graph: Graph, isa: Isa, packed: Mapping[str, Array] | None = None, choices: Mapping[str, Choice] | None = None
+) -> tuple[Program, Mapping[str, Sequence[Choice]]]:
+    """The same with what was chosen for convolutions by name; also what could be, the likely best first."""
     missing = [node for node in graph.operators if node.op not in LOWER]
     if missing:
         listed = ", ".join(str(node) for node in missing)
         raise TargetError(f"the CPU has no kernels for {listed}", hint="use target='reference'")
     graph = _flatten_linears(graph)
     asm = Assembler(graph, f"cpu:{isa.name}", isa.lanes, moves.conversions(isa), packed)
+    asm.choices = choices or {}
     asm.wanted.update(output_places(graph, isa.lanes))
     for slot, node in enumerate(graph.inputs):
         asm.buffers.append(Buffer(slot, node.name, node.type, place="input", slot=slot))
         asm.define(Plain(node.name, slot, node.type))
     for node in graph.operators:
         LOWER[node.op](asm, node, isa)
-    return asm.finish()
+    program = replace(asm.finish(), choices={name: one.to_json() for name, one in (choices or {}).items()})
+    return program, asm.candidates
 
 
 def _flatten_linears(graph: Graph) -> Graph:

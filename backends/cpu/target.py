@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from convc.backends.cpu import isa as isas
 from convc.backends.cpu.build import Progress, build_objects, kernel_key, link_objects
+from convc.backends.cpu.choice import read_choices
 from convc.backends.cpu.cost import CpuCost
 from convc.backends.cpu.driver import DRIVERS
 from convc.backends.cpu.executable import Executable
-from convc.backends.cpu.lower import lower
+from convc.backends.cpu.lower import lower_with
 from convc.backends.cpu.team import default_threads
+from convc.backends.cpu.tune import tuned
 from convc.backends.store import store
 from convc.errors import InputError
 from convc.ir.graph import Graph
@@ -38,11 +41,16 @@ class CpuTarget:
         packed: Mapping[str, Array] | None = None,
         objects: Mapping[str, bytes] | None = None,
         edit: Callable[[str, str], str] | None = None,
+        choices: Any = None,
+        tune: bool = False,
     ) -> Executable:
-        """The executable. `packed` and `objects` (trusted, by key) come from an artifact; `edit` maps a kernel's name
-        and source to the source that is compiled.
+        """The executable. `packed`, `objects` (trusted, by key) and `choices` come from an artifact; `edit` maps a
+        kernel's name and source to the source that is compiled; `tune` measures what to choose.
         """
-        program = lower(graph, self.isa, packed)
+        chosen = read_choices(choices, self.isa)
+        if tune:
+            chosen = tuned(graph, self.isa, store(), limits, progress)
+        program, _ = lower_with(graph, self.isa, packed, chosen)
         if edit is not None:
             program = replace(program, kernels={name: edit(name, one) for name, one in program.kernels.items()})
         sources = {**program.kernels, **DRIVERS}

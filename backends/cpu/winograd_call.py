@@ -14,9 +14,10 @@ from convc.backends.binding import Binding, Word, offsets_table
 from convc.backends.cpu import conv
 from convc.backends.cpu.activations import float_word
 from convc.backends.cpu.channels import Channels, Taps
+from convc.backends.cpu.choice import Choice
 from convc.backends.cpu.isa import Isa
 from convc.backends.cpu.winograd import WORDS, WinogradSpec, emit
-from convc.backends.cpu.winograd_plan import Plan, part_blocks, plan_blocks, tile_grid
+from convc.backends.cpu.winograd_plan import part_blocks, plan_blocks, tile_grid
 from convc.backends.cpu.winograd_points import transform_kernels
 from convc.backends.program import Ints, Planes, Step
 from convc.ir.graph import Node
@@ -45,24 +46,24 @@ class WinogradCall:
 
 
 def append(
-    asm: Assembler, node: Node, isa: Isa, plan: Plan, x: Planes, y: Planes, residual: Planes | None,
+    asm: Assembler, node: Node, isa: Isa, choice: Choice, x: Planes, y: Planes, residual: Planes | None,
     channels: Channels, taps: Taps, order: Ints, weights: Array, bias: Array, activation: str,
     params: tuple[float, ...],
 ) -> None:  # fmt: skip
     """Append the call. `taps` and `order` are those of a 1x1 convolution on x; `weights` is [out, in, 3, 3]."""
     top, left, bottom, right = node.attrs["padding"]
     apart = node.attrs["dilation"][0]
-    beyond = apart * plan.m - 1
+    beyond = apart * choice.m - 1
     asm.need_halo(x, (top, left, bottom + beyond, right + beyond))
     blocks = channels.group_blocks
     spec = WinogradSpec(
-        plan.m, apart, plan.rows, plan.cols, blocks % plan.cols, residual is not None, activation, len(params)
+        choice.m, apart, choice.rows, choice.cols, blocks % choice.cols, residual is not None, activation, len(params)
     )
     inputs = order[0, :, 0]
     count = channels.slots.size * len(inputs) * spec.points
 
     def pack() -> Array:
-        return pack_points(transform_kernels(weights, plan.m), channels, inputs, plan.cols)
+        return pack_points(transform_kernels(weights, choice.m), channels, inputs, choice.cols)
 
     call = WinogradCall(
         spec, isa, taps.plane[0], taps.lane[0], (top, left), blocks,

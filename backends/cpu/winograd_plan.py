@@ -1,4 +1,4 @@
-"""Which of Winograd's convolutions pays, in which register tile, and how its work is cut: predicted cycles.
+"""How the work of Winograd's convolution is cut, and how many cycles it is predicted to take.
 
 An item is one block of tiles and one part of the output channels. It takes its multiplications, reading its weights
 from memory, the transforms, and what does not stay in the second-level cache.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 
 from convc.backends.cpu import conv
 from convc.backends.cpu.isa import Isa
@@ -35,25 +34,6 @@ class Plan:
     tiles: int
     parts: int
     cycles: float
-
-
-@cache
-def best_plan(
-    isa: Isa, planes: int, channels: int, blocks_out: int, images: int, height: int, width: int, apart: int
-) -> Plan | None:
-    """The fastest plan for one thread; None where the convolution is too small to have one."""
-    plans = [plan_for(isa, m, planes, channels, blocks_out, images, height, width, apart) for m in TRANSFORM_CYCLES]
-    return min((plan for plan in plans if plan is not None), key=lambda plan: plan.cycles, default=None)
-
-
-def plan_for(
-    isa: Isa, m: int, planes: int, channels: int, blocks_out: int, images: int, height: int, width: int, apart: int
-) -> Plan | None:
-    """The fastest plan of F(m) for one thread."""
-    total = max(tiles_in(m, images, height, width, apart), 1)
-    tiles = [tile for tile in isa.tiles if tile[1] <= blocks_out]
-    plans = (plan_blocks(isa, m, tile, planes, channels, blocks_out, total, 1) for tile in tiles)
-    return min(plans, key=lambda plan: plan.cycles, default=None)
 
 
 def tiles_in(m: int, images: int, height: int, width: int, apart: int) -> int:

@@ -65,6 +65,9 @@ def add_compile_options(
         parser.add_argument("--mean", type=numbers, default=(0.0,), help="subtracted from images scaled to 0..1")
         parser.add_argument("--std", type=numbers, default=(1.0,), help="divides images, after --mean")
         parser.add_argument(
+            "--tune", action="store_true", help="measure what runs each convolution fastest, and keep it on disk"
+        )
+        parser.add_argument(
             "--force", action="store_true", help="rewrite also where the cost model sees no gain, to experiment"
         )
 
@@ -179,6 +182,7 @@ def compile_source(args: argparse.Namespace) -> CompiledModel:
             budget=getattr(args, "budget", None),
             calibration=calibration_of(args, graph),
             force=getattr(args, "force", False),
+            tune=getattr(args, "tune", False),
             threads=args.threads,
             dump_dir=getattr(args, "dump_dir", None),
             progress=report,

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import convc
-from convc.backends.cpu import conv, winograd_plan
-from convc.backends.cpu.isa import ISAS
+from convc.backends.cpu import choice, convolution, winograd_plan
+from convc.backends.cpu.isa import ISAS, Isa
 from convc.backends.cpu.winograd_points import POINTS, matrices, transform_kernels
 from convc.interp import run_graph
 from convc.ir.graph import Graph
@@ -26,8 +26,15 @@ def network(channels: int, out: int, padding: tuple[int, int, int, int], residua
 def always(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """F(m) wherever it can be, however long it is predicted to take."""
     m = int(request.param)
-    monkeypatch.setattr(winograd_plan, "best_plan", lambda isa, *facts: winograd_plan.plan_for(isa, m, *facts))
-    monkeypatch.setattr(conv, "dense_cycles", lambda *facts: np.inf)
+    every = choice.candidates.__wrapped__
+    monkeypatch.setattr(choice, "WORTH", np.inf)
+    monkeypatch.setattr(choice, "MOST", None)
+
+    def only(isa: Isa, facts: choice.Facts) -> list[tuple[choice.Choice, float]]:
+        found = every(isa, facts)
+        return [one for one in found if one[0].m == m] or found
+
+    monkeypatch.setattr(convolution, "candidates", only)
     return m
 
 

@@ -1,0 +1,100 @@
+"""Measured choices: kept on disk, used again, carried by saved files, never trusted blindly."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import convc
+from convc.backends.cpu import tune
+from convc.backends.cpu.choice import Choice, Facts, candidates, read_choices
+from convc.backends.cpu.isa import ISAS
+from convc.interp import run_graph
+from convc.ir.graph import Graph
+
+X = np.random.default_rng(0).standard_normal((1, 8, 12, 12)).astype(np.float32)
+
+
+def network() -> Graph:
+    b = convc.Builder("tuned", seed=0)
+    x = b.input("x", ("N", 8, 12, 12))
+    y = b.relu(b.conv(x, 48, kernel=3, padding=1, name="first"))
+    y = b.conv(y, 48, kernel=3, padding=1, name="second") + y
+    return b.finish(b.conv(y, 48, kernel=3, padding=1, name="third"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("CONVC_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(tune, "RUNS", 2)
+    monkeypatch.setattr(tune, "COLD_BYTES", 1 << 16)
+    return tmp_path / "choices"
+
+
+def test_winners_are_measured_once_and_used(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock under which the last candidate of each layer is the fastest."""
+    turns: list[int] = []
+
+    class Timed:
+        def __init__(self, executable: Any, graph: Graph, node: str) -> None:
+            turns.append(0)
+            self.seconds = 1.0 / len(turns)
+
+        def run(self) -> float:
+            return self.seconds
+
+    monkeypatch.setattr(tune, "_Timed", Timed)
+    told: list[tuple[str, int, int]] = []
+    graph = network()
+    model = convc.compile(graph, threads=1, tune=True, progress=lambda *step: told.append(step))
+    layers = {name: layer for layer in tune.layers_of(model.graph, ISAS["avx512"]) for name in layer.like}
+    if model.program.target == "cpu:avx512":
+        assert {name: Choice(*found) for name, found in model.program.choices.items()} == {
+            name: layer.candidates[-1] for name, layer in layers.items()
+        }
+    assert any(name.startswith("measuring ") and " s for all" in name for name, _, _ in told)
+    (expected,) = run_graph(graph, {"x": X}, dtype="float64").values()
+    np.testing.assert_allclose(model(X), expected, atol=1e-5 * np.abs(expected).max())
+    measured = len(turns)
+    again = convc.compile(graph, threads=1, tune=True)
+    assert len(turns) == measured and again.program.choices == model.program.choices
+    np.testing.assert_array_equal(again(X), model(X))
+
+
+def test_choices_travel_in_saved_files(folder: Path, tmp_path: Path) -> None:
+    model = convc.compile(network(), threads=1, tune=True)
+    assert model.program.choices and list(folder.iterdir())
+    model.save(tmp_path / "tuned.convc")
+    loaded = convc.load(tmp_path / "tuned.convc", threads=1)
+    assert loaded.program.choices == model.program.choices
+    assert [step.kernel for step in loaded.program.steps] == [step.kernel for step in model.program.steps]
+    np.testing.assert_array_equal(loaded(X), model(X))
+
+
+def test_a_damaged_file_costs_measuring_again(folder: Path) -> None:
+    kept = convc.compile(network(), threads=1, tune=True)
+    (file,) = folder.iterdir()
+    for text in ("{", "[]", json.dumps({"key": "x", "other": [9, 9, 9], "third": [0, 10**9, 2]})):
+        file.write_text(text, "utf-8")
+        assert convc.compile(network(), threads=1, tune=True).program.choices.keys() == kept.program.choices.keys()
+        assert read_choices(json.loads(file.read_text("utf-8")), ISAS["avx512"]).keys() >= set()
+
+
+def test_only_tiles_of_the_instruction_set_are_read() -> None:
+    isa = ISAS["avx512"]
+    found = {"a": [0, 14, 2], "b": [4, 6, 4], "c": [3, 6, 4], "d": [0, 15, 2], "e": [0, 14], "f": [0, 14.0, 2]}
+    assert read_choices(found, isa) == {"a": Choice(0, 14, 2), "b": Choice(4, 6, 4)}
+    assert read_choices([1], isa) == read_choices(None, isa) == {}
+
+
+def test_candidates_are_ranked_and_few() -> None:
+    for isa in ISAS.values():
+        found = candidates(isa, Facts.of((1, 64, 28, 28), 64 // isa.lanes, 64, 9, 64 // isa.lanes, False, 1))
+        cycles = [one[1] for one in found]
+        assert 1 <= len(found) <= 5 and cycles == sorted(cycles) and found[0][0].m in {2, 4}
+        flat = candidates(isa, Facts.of((1, 64, 28, 28), 64 // isa.lanes, 64, 1, 64 // isa.lanes, True, 0))
+        assert all(one.m == 0 for one, _ in flat)

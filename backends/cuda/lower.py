@@ -1,0 +1,64 @@
+"""Graph to Program for CUDA: one lowering function an operator, in one table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from convc.backends import shaping
+from convc.backends.cuda import elementwise, maps, moves, normalisation, pooling, reductions, resampling
+from convc.backends.cuda.layout import CudaAssembler
+from convc.backends.cuda.plan import Launch, LaunchPlan
+from convc.backends.prepare import flatten_linears
+from convc.backends.program import Buffer, Plain, Program, Step
+from convc.errors import TargetError
+from convc.ir.graph import Graph, Node
+from convc.types import Array
+
+Lower = Callable[[CudaAssembler, Node], None]
+STORAGE = {"float32": "f32", "tf32": "f32", "float16": "f16", "bfloat16": "bf16"}
+"""How values in planes are stored, by precision."""
+
+ELEMENTWISE = (
+    *elementwise.UNARY - {"gelu_tanh"}, *elementwise.BINARY, "logical_not", "cast", "equal", "less", "less_or_equal",
+    "greater", "greater_or_equal", "logical_and", "logical_or", "where",
+)  # fmt: skip
+
+LOWER: dict[str, Lower] = {
+    "batch_norm": elementwise.lower_batch_norm, "max_pool2d": pooling.lower_pool, "avg_pool2d": pooling.lower_pool,
+    "global_avg_pool": pooling.lower_global, "global_max_pool": pooling.lower_global,
+    "softmax": reductions.lower_along, "log_softmax": reductions.lower_along, "argmax": reductions.lower_along,
+    "layer_norm": normalisation.lower_norm, "instance_norm": normalisation.lower_norm,
+    "group_norm": normalisation.lower_norm, "lrn": normalisation.lower_lrn, "resize": resampling.lower_resize,
+    **shaping.LOWER,
+    **dict.fromkeys(reductions.REDUCE, reductions.lower_reduce),
+    **dict.fromkeys(ELEMENTWISE, elementwise.lower_elementwise),
+}  # fmt: skip
+
+LAUNCHES: Mapping[str, Callable[[Step, LaunchPlan], Sequence[Launch]]] = {
+    "pack": moves.pack_launches, "unpack": moves.unpack_launches, "relayout": moves.relayout_launches,
+    "index_copy": moves.index_copy_launches, "gather": moves.gather_launches, "map_planes": maps.planes_launches,
+    "map_plain": maps.plain_launches, "pool": pooling.pool_launches, "global_pool": pooling.global_launches,
+    "along": reductions.along_launches, "norm": normalisation.norm_launches, "lrn": normalisation.lrn_launches,
+    "resize": resampling.resize_launches,
+}  # fmt: skip
+
+
+def lower(graph: Graph, precision: str = "float32", arch: str = "", packed: Mapping[str, Array] | None = None) -> Program:
+    """The Program of a graph; `packed` holds constants packed before for the same graph and precision.
+
+    Raises TargetError that names every node for which CUDA has no kernel.
+    """
+    missing = [node for node in graph.operators if node.op not in LOWER]
+    if missing:
+        listed = ", ".join(str(node) for node in missing)
+        raise TargetError(f"CUDA has no kernels for {listed}", hint="use target='reference'")
+    graph = flatten_linears(graph)
+    storage = STORAGE[precision]
+    target = f"cuda:{arch}" if arch else "cuda"
+    asm = CudaAssembler(graph, target, precision, storage, moves.conversions(storage), packed)
+    for slot, node in enumerate(graph.inputs):
+        asm.buffers.append(Buffer(slot, node.name, node.type, place="input", slot=slot))
+        asm.define(Plain(node.name, slot, node.type))
+    for node in graph.operators:
+        LOWER[node.op](asm, node)
+    return asm.finish()

@@ -76,10 +76,10 @@ def _numba() -> Any:
             warnings.simplefilter("ignore")
             from numba import cuda
 
-            from convc.backends.cuda import primitives_ptx
+            from convc.backends.cuda import primitives_extra_ptx, primitives_ptx
     except Exception as error:
         raise TargetError(f"numba-cuda cannot be imported: {error}", hint=HINT) from error
-    return cuda, primitives_ptx
+    return cuda, primitives_ptx.KINDS, {**primitives_ptx.VOCABULARY, **primitives_extra_ptx.vocabulary(primitives_ptx)}
 
 
 def compile_ptx(source: str, arch: str) -> str:
@@ -87,10 +87,10 @@ def compile_ptx(source: str, arch: str) -> str:
     facts = interface(source)
     version = capability(arch)
     with LOCK:
-        cuda, primitives = _numba()
-        space: dict[str, Any] = dict(primitives.VOCABULARY)
+        cuda, types, vocabulary = _numba()
+        space: dict[str, Any] = dict(vocabulary)
         exec(compile(source, f"<kernel {facts.name}>", "exec"), space)
-        kinds = [primitives.KINDS["ptr" if kind.endswith("*") else kind] for kind in facts.kinds]
+        kinds = [types["ptr" if kind.endswith("*") else kind] for kind in facts.kinds]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             text, _ = cuda.compile(

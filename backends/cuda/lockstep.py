@@ -71,7 +71,11 @@ def execute(
         for first in range(0, len(blocks), together):
             some = blocks[first : first + together]
             group = Lanes(
-                facts.threads, (some % grid[0], some // grid[0], z), shared, races=races and shared > 0, conflicts=conflicts
+                facts.threads,
+                (some % grid[0], some // grid[0], z),
+                shared,
+                races=races and shared > 0,
+                conflicts=conflicts,
             )
             _run(facts.name, source, group, values)
     return Ran(conflicts, {v.name: v.unwritten() for v in values if isinstance(v, Memory)})

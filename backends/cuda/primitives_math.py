@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-TEXT = '''
+TEXT = """
 def relu(x):
     return maximum(x, 0.0)
 
@@ -162,7 +162,7 @@ def floor_mod(x, y):
     # the sign of the divisor
     rest = trunc_mod(x, y)
     return select((rest != 0.0) & ((rest < 0.0) != (y < 0.0)), rest + y, rest)
-'''
+"""
 
 
 @cache
@@ -171,8 +171,7 @@ def _functions() -> dict[str, ast.FunctionDef]:
 
 
 COMPOSITES: dict[str, tuple[str, ...]] = {
-    name: tuple("f32" if a.annotation is None else "i32" for a in node.args.args)
-    for name, node in _functions().items()
+    name: tuple("f32" if a.annotation is None else "i32" for a in node.args.args) for name, node in _functions().items()
 }
 """Name to kinds of the operands, in an order in which each uses only those before it. The result is float32."""
 

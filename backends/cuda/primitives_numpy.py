@@ -13,12 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from convc.backends.cuda import primitives_extra
 from convc.backends.cuda.primitives_math import COMPOSITES, define
 from convc.backends.cuda.shared_memory import LockstepError, SharedMemory, lanes_text
 from convc.backends.cuda.vocabulary import COPIES, ELEMENT_BYTES, WIDTHS, suffix
 from convc.types import Array
 
 Value = Any
+
 
 class Memory:
     """A buffer in global memory: its bytes, and which of its half-words this launch has stored."""
@@ -29,7 +31,7 @@ class Memory:
             raise LockstepError(f"{name} is not contiguous", hint="pass a contiguous view")
         self.name = name
         raw = flat.view(np.uint8)
-        self.bytes = raw.size
+        self.raw, self.bytes = raw, raw.size
         self.views = {4: raw[: raw.size // 4 * 4].view(np.uint32), 2: raw[: raw.size // 2 * 2].view(np.uint16)}
         self.stored: Array | None = None
 
@@ -110,7 +112,13 @@ class Lanes:
     """The threads of `blocks` (x, y each; z the same), and the vocabulary over them."""
 
     def __init__(
-        self, threads: int, blocks: tuple[Array, Array, int], shared_bytes: int, *, races: bool, conflicts: dict[str, int]
+        self,
+        threads: int,
+        blocks: tuple[Array, Array, int],
+        shared_bytes: int,
+        *,
+        races: bool,
+        conflicts: dict[str, int],
     ) -> None:
         x, y, z = blocks
         self.count = len(x) * threads
@@ -252,6 +260,7 @@ class Lanes:
         memory = self.memory
         found |= {"commit": memory.commit, "wait": memory.wait, "barrier": memory.barrier}
         found |= {"load_matrix": self._load_matrix, "shuffle_xor": self._shuffle}
+        found |= primitives_extra.vocabulary(self)
         return found
 
 
@@ -315,7 +324,9 @@ PLAIN: dict[str, Callable[..., Any]] = {
     "float_bits": lambda x: np.ascontiguousarray(x).view(np.int32),
     "bits_float": lambda x: np.ascontiguousarray(_i32(x)).view(np.float32),
     "to_f32": lambda x: np.asarray(x).astype(np.float32),
-    "to_i32": lambda x: np.nan_to_num(np.trunc(x), nan=0.0).clip(-(2.0**31), 2.0**31 - 1).astype(np.int64).astype(np.int32),
+    "to_i32": lambda x: (
+        np.nan_to_num(np.trunc(x), nan=0.0).clip(-(2.0**31), 2.0**31 - 1).astype(np.int64).astype(np.int32)
+    ),
     "fma": _fma,
     "maximum": _kept(np.maximum),
     "minimum": _kept(np.minimum),

@@ -304,7 +304,7 @@ def _store(kind: str, count: int) -> Emit:
         if size * count == 2:
             if kind != "b16":
                 parts = [_to_pair(builder, kind, parts[0], ir.Constant(FLOAT, 0.0))]
-            text = ("{ .reg .pred p; .reg .b16 h; setp.ne.b32 p, $0, 0; cvt.u16.u32 h, $2; @p st.global.b16 [$1], h; }")
+            text = "{ .reg .pred p; .reg .b16 h; setp.ne.b32 p, $0, 0; cvt.u16.u32 h, $2; @p st.global.b16 [$1], h; }"
             _asm(builder, ir.VoidType(), text, "r,l,r,~{memory}", [live, at, parts[0]])
             return
         if size == 2:

@@ -52,7 +52,7 @@ class Epilogue:
 
     `residual` lies as y does, with a pitch of its own. `lanes`: output column c of group g goes to lane
     table[g, c] of the pixel (-1: nowhere), element by element: a channel shuffle, and groups of outputs that are no
-    multiple of V. `activation` is a key of `formulas.UNARY`, or empty; its parameters are float arguments.
+    multiple of V. `activation` is a function that `formulas.apply` knows, or empty; its parameters are float arguments.
     """
 
     bias: bool = True

@@ -84,7 +84,9 @@ def lower_prologue(asm: CudaAssembler, node: Node) -> Planes:
     for slot, otherwise in (("scale", 1.0), ("shift", 0.0)):
         source = operand(asm.graph, node, slot)
         if source is not None and source.op != "constant":
-            raise TargetError(f"{node}: {slot} is computed by {source}, expected a constant", hint="use mul or add ahead")
+            raise TargetError(
+                f"{node}: {slot} is computed by {source}, expected a constant", hint="use mul or add ahead"
+            )
         vector = np.full(x.channels, otherwise) if source is None else source.array
         operands.append(channel_constant(asm, f"{node.name}.{slot}", np.asarray(vector, np.float32)))
     prologue: Activation | None = node.attrs["prologue"]

@@ -72,10 +72,11 @@ class CudaAssembler(Assembler):
 
     def natural(self, name: str) -> Planes:
         """The value in natural order, copied there where need be."""
+        found = self.planes(name)
         for layout in self.layouts(name):
             if isinstance(layout, Planes) and self.is_natural(layout):
                 return layout
-        return self.copied(name, self.planes(name))
+        return self.copied(name, found)
 
     def is_natural(self, planes: Planes) -> bool:
         """Whether channels follow each other from a multiple of 16 bytes on."""
@@ -95,7 +96,10 @@ class CudaAssembler(Assembler):
 
         All those lanes have been written, and their number is a multiple of 16 bytes.
         """
-        found = self.planes(name)
+        return self.readable(name, self.planes(name))
+
+    def readable(self, name: str, found: Planes) -> tuple[Planes, int, Ints]:
+        """`run` of a value that lies in planes, copied where its lanes lie too far apart."""
         lanes = found.places[:, 1]
         first = int(lanes.min()) // self.vector * self.vector
         width = self.padded(int(lanes.max()) + 1 - first)
@@ -111,6 +115,23 @@ class CudaAssembler(Assembler):
         channels = np.full(self.padded(int(lanes.max()) + 1 - first), -1, np.int64)
         channels[lanes - first] = np.arange(planes.channels)
         return planes, first, channels
+
+    def grouped(self, name: str, source: Planes, groups: int) -> Planes:
+        """The value with each group's channels in a row from a multiple of 16 bytes on, copied where need be."""
+        per_group = source.channels // groups
+        width = self.padded(per_group)
+        channel = np.arange(source.channels)
+        wanted = channel // per_group * width + channel % per_group
+        first = int(source.places[0, 1])
+        if first % self.vector == 0 and np.array_equal(source.places[:, 1], first + wanted):
+            return source
+        index = self._new_buffer(
+            f"{name}.groups", source.batch, groups * width, source.height, source.width, groups * width
+        )
+        places = np.stack([np.zeros(len(wanted), np.int64), wanted], axis=1)
+        made = replace(source, planes=((index, 0),), places=places, lanes=groups * width)
+        self._conversions.relayout(self, name, source, made)
+        return made
 
     def new_planes(
         self, name: str, type: TensorType, *, lanes: int | None = None, places: Ints | None = None

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
+
 from convc.backends import shaping
-from convc.backends.cuda import elementwise, maps, moves, normalisation, pooling, reductions, resampling
+from convc.backends.cuda import (
+    convolution,
+    elementwise,
+    maps,
+    matmul,
+    moves,
+    normalisation,
+    pooling,
+    reductions,
+    resampling,
+)
 from convc.backends.cuda.layout import CudaAssembler
 from convc.backends.cuda.plan import Launch, LaunchPlan
 from convc.backends.prepare import flatten_linears
-from convc.backends.program import Buffer, Plain, Program, Step
+from convc.backends.program import Buffer, Ints, Plain, Program, Step
+from convc.dims import concrete
 from convc.errors import TargetError
 from convc.ir.graph import Graph, Node
 from convc.types import Array
@@ -24,6 +37,8 @@ ELEMENTWISE = (
 )  # fmt: skip
 
 LOWER: dict[str, Lower] = {
+    "conv2d": convolution.lower_conv2d, "conv_transpose2d": convolution.lower_conv_transpose2d,
+    "linear": convolution.lower_linear, "matmul": matmul.lower_matmul,
     "batch_norm": elementwise.lower_batch_norm, "max_pool2d": pooling.lower_pool, "avg_pool2d": pooling.lower_pool,
     "global_avg_pool": pooling.lower_global, "global_max_pool": pooling.lower_global,
     "softmax": reductions.lower_along, "log_softmax": reductions.lower_along, "argmax": reductions.lower_along,
@@ -39,11 +54,14 @@ LAUNCHES: Mapping[str, Callable[[Step, LaunchPlan], Sequence[Launch]]] = {
     "index_copy": moves.index_copy_launches, "gather": moves.gather_launches, "map_planes": maps.planes_launches,
     "map_plain": maps.plain_launches, "pool": pooling.pool_launches, "global_pool": pooling.global_launches,
     "along": reductions.along_launches, "norm": normalisation.norm_launches, "lrn": normalisation.lrn_launches,
-    "resize": resampling.resize_launches,
+    "resize": resampling.resize_launches, "conv": convolution.conv_launches,
+    "matmul": matmul.matmul_launches,
 }  # fmt: skip
 
 
-def lower(graph: Graph, precision: str = "float32", arch: str = "", packed: Mapping[str, Array] | None = None) -> Program:
+def lower(
+    graph: Graph, precision: str = "float32", arch: str = "", packed: Mapping[str, Array] | None = None
+) -> Program:
     """The Program of a graph; `packed` holds constants packed before for the same graph and precision.
 
     Raises TargetError that names every node for which CUDA has no kernel.
@@ -59,6 +77,26 @@ def lower(graph: Graph, precision: str = "float32", arch: str = "", packed: Mapp
     for slot, node in enumerate(graph.inputs):
         asm.buffers.append(Buffer(slot, node.name, node.type, place="input", slot=slot))
         asm.define(Plain(node.name, slot, node.type))
+    asm.wanted.update(shuffled_outputs(graph))
     for node in graph.operators:
         LOWER[node.op](asm, node)
     return asm.finish()
+
+
+def shuffled_outputs(graph: Graph) -> dict[str, Ints]:
+    """Where a convolution puts its outputs, lane by channel, so that the shuffle that alone reads them moves nothing."""
+    wanted: dict[str, Ints] = {}
+    for node in graph.operators:
+        source = graph[node.operands[0]] if node.op == "channel_shuffle" else None
+        if source is None or source.op != "conv2d" or source.input("residual") is not None:
+            continue
+        if len(graph.users(source.name)) > 1 or graph.is_output(source.name):
+            continue
+        channels, groups = concrete(node.type.shape[1], {}), node.attrs["groups"]
+        if source.attrs["groups"] == channels:
+            continue
+        order = np.arange(channels).reshape(groups, -1).T.reshape(-1)
+        lanes = np.empty(channels, np.int64)
+        lanes[order] = np.arange(channels)
+        wanted[source.name] = lanes
+    return wanted

@@ -177,9 +177,10 @@ def relayout_launches(step: Step, bound: LaunchPlan) -> Sequence[Launch]:
     assert isinstance(source, Planes) and isinstance(target, Planes)
     x, y = bound.view(source, 0), bound.view(target)
     vector = _vector(bound, target)
-    groups = -(-y.channels // vector)
+    to = target.places[:, 1] - target.places[0, 1]
+    groups = -(-(int(to.max()) + 1) // vector)
     lanes = np.full(groups * vector, -1, np.int64)
-    lanes[: y.channels] = source.places[:, 1]
+    lanes[to] = source.places[:, 1]
     arguments: list[Argument] = [x.pointer, x.pitch, y.pointer, y.pitch, bound.lanes(lanes), y.pixels, groups]
     return bound.items(step, y.pixels * groups, arguments)
 

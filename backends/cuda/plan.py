@@ -120,6 +120,11 @@ class LaunchPlan(Binding):
         where = self.table(data)
         return Pointer(where.segment, where.offset, data.nbytes)
 
+    def workspace(self, count: int) -> Pointer:
+        """Memory of `count` bytes during one step."""
+        where, _ = self.scratch(count)
+        return Pointer(where.segment, where.offset, count)
+
     def lanes(self, numbers: Array) -> Pointer:
         """A table of int32."""
         return self.numbers(np.asarray(numbers).astype(np.int32))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from convc.backends.binding import ARENA, TABLES
+from convc.backends.binding import ARENA, SCRATCH, TABLES
 from convc.backends.cuda.lockstep import execute
 from convc.backends.cuda.lower import LAUNCHES
 from convc.backends.cuda.plan import LaunchPlan, Pointer
@@ -39,6 +39,7 @@ class Lockstep:
         segments: dict[int, Array] = {
             ARENA: np.full(plan.arena_bytes, POISON, np.uint8), TABLES: plan.tables,
         }  # fmt: skip
+        segments[SCRATCH] = np.full(plan.scratch_bytes, POISON, np.uint8)
         for segment, name in plan.packed_segments():
             segments[segment] = _bytes(self.program.packed[name])
         for slot, array in enumerate(inputs):

@@ -1,0 +1,271 @@
+"""conv2d, conv_transpose2d and linear as calls of the implicit-GEMM kernel: lanes, packed weights, launches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from convc.backends.cuda import conv, conv_launch, epilogue, tiles
+from convc.backends.cuda.binding_roles import Roles, bind
+from convc.backends.cuda.elementwise import lower_prologue
+from convc.backends.cuda.formulas import function_of
+from convc.backends.cuda.layout import CudaAssembler
+from convc.backends.cuda.plan import Launch, LaunchPlan
+from convc.backends.cuda.spec import VECTOR, ConvSizes, ConvSpec, Epilogue, Math
+from convc.backends.program import Flattened, Ints, Planes, Step
+from convc.dims import Size, concrete
+from convc.errors import TargetError
+from convc.ir.graph import Node
+from convc.ops.conv import has_prologue
+from convc.types import Activation, Array
+
+MATH: dict[str, Math] = {"float32": "f32", "tf32": "tf32", "float16": "f16", "bfloat16": "bf16"}
+"""How products are computed, by precision."""
+
+
+@dataclass(frozen=True, eq=False)
+class ConvCall:
+    """One call of the kernel, before sizes are known. `start` and `every` place its pixels in the output.
+
+    `first` is the first lane of x that is read, `channels` the lanes of a group. `tables` names what is packed.
+    """
+
+    spec: ConvSpec
+    groups: int
+    first: int
+    channels: int
+    outputs: int
+    offsets: tuple[tuple[int, int], ...]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    height: Size
+    width: Size
+    start: tuple[int, int]
+    every: tuple[int, int]
+    tables: dict[str, str]
+    params: tuple[float, ...]
+    flattened: bool = False
+
+
+def lower_conv2d(asm: CudaAssembler, node: Node) -> None:
+    """Select and append the call for a conv2d."""
+    weights = constant(asm, node, "w")
+    out, per_group, height, breadth = weights.shape
+    groups = node.attrs["groups"]
+    (top, left, bottom, right), (dh, dw) = node.attrs["padding"], node.attrs["dilation"]
+    if min(top, left, bottom, right) < 0:
+        raise TargetError(f"{node}: padding={node.attrs['padding']} crops", hint="use slice ahead of the convolution")
+    name = str(node.inputs[0])
+    mapped = lower_prologue(asm, node) if has_prologue(node.inputs, node.attrs) else None
+    x, first, lanes = _input(asm, name, mapped, groups)
+    packed = _by_lane(weights.reshape(groups, out // groups, per_group, height * breadth), lanes)
+    offsets = tuple((r * dh, s * dw) for r in range(height) for s in range(breadth))
+    y = asm.new_planes(node.name, node.type)
+    append(asm, node, x, first, y, packed, offsets, node.attrs["stride"], (top, left), (y.height, y.width))
+    _define(asm, node, y)
+
+
+def lower_linear(asm: CudaAssembler, node: Node) -> None:
+    """A linear on [N, I] is a 1x1 convolution; its input may be the flattened planes of a convolution."""
+    weights = constant(asm, node, "w")
+    out = weights.shape[0]
+    name = str(node.inputs[0])
+    type = asm.graph[name].type
+    if type.rank != 2:
+        raise TargetError(f"{node}: input {type} is not [N, I]", hint="reshape it to rank 2")
+    flattened = next((v for v in asm.layouts(name) if isinstance(v, Flattened)), None)
+    high = wide = 1
+    read: Planes | Flattened
+    if flattened is not None and not asm.has_planes(name):
+        source = flattened.planes
+        high, wide = concrete(source.height, {}), concrete(source.width, {})
+        _, first, lanes = asm.readable(source.name, source)
+        read = flattened
+    else:
+        read, first, lanes = asm.run(name)
+    packed = _by_lane(weights.reshape(1, out, -1, high * wide), lanes[None])
+    offsets = tuple((r, s) for r in range(high) for s in range(wide))
+    y = asm.new_planes(node.name, node.type)
+    append(asm, node, read, first, y, packed, offsets, (1, 1), (0, 0), (1, 1), flattened=high * wide > 1)
+    asm.define(y)
+
+
+def lower_conv_transpose2d(asm: CudaAssembler, node: Node) -> None:
+    """A transposed convolution of stride s is s * s convolutions, one for each phase of the output's rows and columns.
+
+    out[q s + a] = sum of x[q + (a + padding - r dilation) / s] w[r] over the r for which s divides
+    """
+    weights = constant(asm, node, "w")
+    channels, per_group, height, breadth = weights.shape
+    groups = node.attrs["groups"]
+    x, first, lanes = _input(asm, str(node.inputs[0]), None, groups)
+    by_tap = weights.reshape(groups, channels // groups, per_group, height * breadth).transpose(0, 2, 1, 3)
+    stride = node.attrs["stride"]
+    y = asm.new_planes(node.name, node.type)
+    for a in range(stride[0]):
+        for b in range(stride[1]):
+            rows = _phase(a, height, stride[0], node.attrs["padding"][0], node.attrs["dilation"][0])
+            columns = _phase(b, breadth, stride[1], node.attrs["padding"][1], node.attrs["dilation"][1])
+            size = tuple(
+                (length - start + (step - 1)) // step
+                for length, start, step in zip(node.type.shape[2:], (a, b), stride, strict=True)
+            )
+            if 0 in size:
+                continue
+            taps = [(r * breadth + s, (dy, dx)) for r, dy in rows for s, dx in columns]
+            packed = _by_lane(by_tap[..., [tap for tap, _ in taps]], lanes)
+            offsets = tuple(offset for _, offset in taps)
+            append(asm, node, x, first, y, packed, offsets, (1, 1), (0, 0), size, start=(a, b), every=stride)
+    asm.define(y)
+
+
+def _phase(a: int, kernel: int, stride: int, padding: int, dilation: int) -> list[tuple[int, int]]:
+    return [
+        (r, (a + padding - r * dilation) // stride) for r in range(kernel) if (a + padding - r * dilation) % stride == 0
+    ]
+
+
+def constant(asm: CudaAssembler, node: Node, slot: str) -> Array:
+    """A constant operand in float32. Raises TargetError where it is computed."""
+    source = asm.graph[str(node.input(slot))]
+    if source.op != "constant":
+        raise TargetError(
+            f"{node}: {slot} is computed by {source}, expected a constant",
+            hint="run passes='default' to fold constant arithmetic; weights that depend on inputs are not supported",
+        )
+    return np.asarray(source.array, np.float32)
+
+
+def _input(asm: CudaAssembler, name: str, mapped: Planes | None, groups: int) -> tuple[Planes, int, Ints]:
+    """The input, the first lane that is read, and the channel within its group in each lane of each group."""
+    if groups == 1:
+        x, first, lanes = asm.run_of(mapped) if mapped is not None else asm.run(name)
+        return x, first, lanes[None]
+    x = mapped or asm.planes(name)
+    per_group = x.channels // groups
+    width = asm.padded(per_group)
+    x = asm.grouped(name, x, groups)
+    lanes = np.full((groups, width), -1, np.int64)
+    lanes[:, :per_group] = np.arange(per_group)
+    return x, int(x.places[0, 1]), lanes
+
+
+def _by_lane(weights: Array, lanes: Ints) -> Array:
+    """Weights [groups, outputs, channels, taps] as [groups, outputs, taps, lanes], zeros where a lane has no channel."""
+    groups = np.arange(len(weights))[:, None]
+    found = weights.transpose(0, 2, 1, 3)[groups, np.maximum(lanes, 0)]  # [groups, lanes, outputs, taps]
+    return np.where((lanes >= 0)[..., None, None], found, np.float32(0)).transpose(0, 2, 3, 1)
+
+
+def append(
+    asm: CudaAssembler, node: Node, x: Planes | Flattened, first: int, y: Planes, weights: Array,
+    offsets: tuple[tuple[int, int], ...], stride: tuple[int, int], padding: tuple[int, int], size: tuple[Size, ...],
+    *, start: tuple[int, int] = (0, 0), every: tuple[int, int] = (1, 1), flattened: bool = False,
+) -> None:  # fmt: skip
+    """Append a call of the kernel. `weights` [groups, outputs, taps, lanes]."""
+    groups, outputs, _, channels = weights.shape
+    math = MATH[asm.precision]
+    activation: Activation | None = node.attrs["activation"]
+    function, params = function_of(activation)
+    residual_name = node.input("residual")
+    residual = asm.natural(residual_name) if residual_name is not None else None
+    output: Any = "f32" if math == "tf32" and not asm.graph.users(node.name) else math
+    order = asm.wanted.get(node.name) if residual is None else None
+    lanes = order is not None or (groups > 1 and outputs % VECTOR[output] != 0)
+    has_bias = node.input("b") is not None
+    end = Epilogue(has_bias, residual is not None, function, output, lanes)
+    plain = offsets == ((0, 0),) and stride == (1, 1) and padding == (0, 0) and every == (1, 1)
+    scatter = every != (1, 1)
+    nominal = asm.graph.nominal
+    batch = concrete(y.batch, nominal)
+    pixels = batch * concrete(size[0] * size[1], nominal)
+    plain = plain and (flattened or (x.planes if isinstance(x, Flattened) else x).height == size[0])
+    tile, splits = tiles.choose(math, pixels, outputs, len(offsets) * channels, groups)
+    spec = ConvSpec(math, tile, not plain, scatter, splits > 1 and not scatter, end)
+    tables = {"w": _packed(asm, f"{node.name}.w", conv_launch.pack_weights(spec, weights))}
+    if has_bias:
+        tables["bias"] = asm.pack(f"{node.name}.b", conv_launch.pack_bias(spec, constant(asm, node, "b"), groups))
+    if lanes:
+        tables["lanes"] = asm.pack(f"{node.name}.lanes", _lanes(spec, groups, outputs, order))
+    call = ConvCall(
+        spec, groups, first, channels, outputs, offsets, stride, padding, size[0], size[1], start, every, tables,
+        params, flattened,
+    )  # fmt: skip
+    reads = (x, residual) if residual is not None else (x,)
+    facts: dict[str, Any] = {"call": call, "splits": splits}
+    if residual is not None and not scatter:
+        facts["in_place"] = 1
+    kernel = conv.emit(spec, "cuda")
+    if spec.partial:
+        name, source = epilogue.emit_reduce(math, end, "cuda")
+        asm.kernels[name] = source
+        facts["reduce"] = name
+    asm.step(kernel, "conv", node.name, reads, (y,), facts)
+
+
+def _packed(asm: CudaAssembler, name: str, array: Array) -> str:
+    return asm.pack(name, array)
+
+
+def _lanes(spec: ConvSpec, groups: int, outputs: int, order: Ints | None) -> Array:
+    """Where each output goes, and zeros in the lanes beyond the last."""
+    total = groups * outputs
+    where = np.arange(total) if order is None else order
+    vector = VECTOR[spec.epilogue.output]
+    return conv_launch.pack_lanes(spec, where, groups, np.arange(total, -(-total // vector) * vector))
+
+
+def _define(asm: CudaAssembler, node: Node, y: Planes) -> None:
+    """Register y, with its channels where the store put them."""
+    order = asm.wanted.get(node.name) if node.input("residual") is None else None
+    if order is not None:
+        y = replace(y, places=np.stack([y.places[:, 0], y.places[0, 1] + order], axis=1))
+    asm.define(y)
+
+
+def sizes_of(step: Step, bound: LaunchPlan) -> tuple[ConvSpec, ConvSizes, Roles]:
+    """Spec, sizes and buffers of a call."""
+    call: ConvCall = step.params["call"]
+    source, target = step.reads[0], step.writes[0]
+    assert isinstance(source, (Planes, Flattened)) and isinstance(target, Planes)
+    x, y = bound.view(source, call.first), bound.view(target)
+    element = bound.program.buffers[target.planes[0][0]].element
+    (a, b), (ey, ex) = call.start, call.every
+    row = y.width * y.pitch
+    strides = (y.area * y.pitch, row * ey, y.pitch * ex)
+    roles: Roles = {"x": x.pointer, "y": y.pointer.moved((a * row + b * y.pitch) * element)}
+    residual_pitch, residual_strides = 0, (0, 0, 0)
+    if call.spec.epilogue.residual:
+        other = step.reads[1]
+        assert isinstance(other, Planes)
+        r = bound.view(other)
+        roles["residual"] = r.pointer.moved((a * r.width + b) * r.pitch * element)
+        residual_pitch = r.pitch
+        residual_strides = (r.area * r.pitch, r.width * r.pitch * ey, r.pitch * ex)
+    sizes = ConvSizes(
+        y.images, x.height, x.width, call.channels, call.outputs, bound.size(call.height), bound.size(call.width),
+        x.pitch, y.pitch, call.groups, call.offsets, call.stride, call.padding, residual_pitch,
+        strides if call.spec.scatter else (0, 0, 0), residual_strides if call.spec.scatter else (0, 0, 0),
+        step.params["splits"], call.params,
+    )  # fmt: skip
+    for role, name in call.tables.items():
+        roles[role] = bound.packed(name)
+    if call.spec.window:
+        roles["taps"] = bound.numbers(conv_launch.pack_taps(call.spec, sizes))
+    return call.spec, sizes, roles
+
+
+def conv_launches(step: Step, bound: LaunchPlan) -> Sequence[Launch]:
+    """The convolution, and what adds the parts of a split K."""
+    spec, sizes, roles = sizes_of(step, bound)
+    if sizes.pixels == 0:
+        return ()
+    if spec.partial:
+        roles["work"] = bound.workspace(conv_launch.work_bytes(spec, sizes))
+    found = [bind(step.kernel, conv_launch.launch(spec, sizes), roles)]
+    if spec.partial:
+        found.append(bind(step.params["reduce"], conv_launch.launch_reduce(spec, sizes), roles))
+    return found

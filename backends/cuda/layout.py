@@ -173,18 +173,28 @@ class CudaAssembler(Assembler):
         room, start = self._room(home.root), home.start
         places = []
         for part in parts:
-            wanted = start + np.arange(part.channels)
-            if part.planes[0][0] != room or not np.array_equal(part.places[:, 1], wanted):
-                lanes = np.stack([np.zeros(part.channels, np.int64), wanted], axis=1)
-                target = replace(part, planes=((room, 0),), places=lanes, lanes=self.buffers[room].lanes)
+            size = lanes_of(self.graph, part.name, self.vector)
+            lanes = part.places[:, 1]
+            if part.planes[0][0] != room or lanes[0] != start or lanes.max() >= start + size:
+                lanes = start + np.arange(part.channels)
+                wanted = np.stack([np.zeros(part.channels, np.int64), lanes], axis=1)
+                target = replace(part, planes=((room, 0),), places=wanted, lanes=self.buffers[room].lanes)
                 self._conversions.relayout(self, part.name, part, target)
                 self._written.setdefault(room, set()).update(range(start, start + self.padded(part.channels)))
-            places.append(wanted)
-            start += self.padded(part.channels)
-        lanes = np.concatenate(places)
+            places.append(lanes)
+            start += size
+        joined = np.concatenate(places)
         first = parts[0]
-        found = np.stack([np.zeros(len(lanes), np.int64), lanes], axis=1)
+        found = np.stack([np.zeros(len(joined), np.int64), joined], axis=1)
         return Planes(name, self.buffers[room].lanes, first.batch, first.height, first.width, ((room, 0),), found)
+
+
+def lanes_of(graph: Graph, name: str, vector: int) -> int:
+    """Lanes that a value takes as part of a concatenation: parts of parts begin at multiples of 16 bytes, too."""
+    node = graph[name]
+    if _joins_channels(node):
+        return sum(lanes_of(graph, operand, vector) for operand in node.operands)
+    return -(-concrete(node.type.shape[1], {}) // vector) * vector
 
 
 def find_homes(graph: Graph, vector: int) -> tuple[dict[str, Home], dict[str, int]]:
@@ -194,32 +204,17 @@ def find_homes(graph: Graph, vector: int) -> tuple[dict[str, Home], dict[str, in
     """
     homes: dict[str, Home] = {}
     widths: dict[str, int] = {}
-
-    def padded(channels: int) -> int:
-        return -(-channels // vector) * vector
-
-    def lanes(name: str) -> int:
-        node = graph[name]
-        if _joins_channels(node):
-            return sum(lanes(operand) for operand in node.operands)
-        return padded(concrete(node.type.shape[1], {}))
-
     for node in reversed(graph.operators):
         if not _joins_channels(node):
             continue
         if node.name not in homes:
             homes[node.name] = Home(node.name, 0)
-            widths[node.name] = sum(padded(concrete(graph[n].type.shape[1], {})) for n in node.operands)
+            widths[node.name] = lanes_of(graph, node.name, vector)
         start = homes[node.name].start
         for name in node.operands:
-            size = padded(concrete(graph[name].type.shape[1], {}))
-            if (
-                name not in homes
-                and graph[name].op != "constant"
-                and not (_joins_channels(graph[name]) and lanes(name) != size)
-            ):
+            if name not in homes and graph[name].op != "constant":
                 homes[name] = Home(homes[node.name].root, start)
-            start += size
+            start += lanes_of(graph, name, vector)
     return homes, widths
 
 

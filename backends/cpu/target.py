@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from convc.backends.cpu import isa as isas
-from convc.backends.cpu.build import Progress, build_objects, kernel_key, link_objects
+from convc.backends.cpu.build import build_objects, kernel_key, link_objects
 from convc.backends.cpu.cost import CpuCost
 from convc.backends.cpu.driver import DRIVERS
 from convc.backends.cpu.executable import Executable
 from convc.backends.cpu.lower import lower
 from convc.backends.cpu.team import default_threads
 from convc.backends.store import store
+from convc.backends.workers import Progress
 from convc.errors import InputError
 from convc.ir.graph import Graph
 from convc.limits import Limits

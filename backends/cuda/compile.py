@@ -5,6 +5,7 @@ numba-cuda is imported inside the functions alone, so a machine without the `cud
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -27,17 +28,35 @@ HINT = "pip install 'convc[cuda]'"
 
 
 @dataclass(frozen=True)
-class Cubin:
+class CompiledKernel:
     """Machine code of one kernel, with what the assembler reports."""
 
-    code: bytes
+    cubin: bytes
     registers: int
-    spilled: int
+    spills: int
     """Bytes stored and loaded for want of registers."""
     stack: int
+    shared: int
+    """Shared memory of fixed size; that of a launch comes on top."""
+    ptx: str = ""
 
-    def __post_init__(self) -> None:
-        assert self.code.startswith(b"\x7fELF")
+    def to_bytes(self) -> bytes:
+        """A line of figures and the machine code."""
+        figures = {"registers": self.registers, "spills": self.spills, "stack": self.stack, "shared": self.shared}
+        return json.dumps(figures).encode() + b"\n" + self.cubin
+
+    @staticmethod
+    def from_bytes(data: bytes) -> CompiledKernel:
+        """What `to_bytes` made."""
+        head, _, code = data.partition(b"\n")
+        try:
+            figures = json.loads(head)
+            kernel = CompiledKernel(code, *(int(figures[n]) for n in ("registers", "spills", "stack", "shared")))
+        except (ValueError, KeyError, TypeError) as error:
+            raise TargetError("a kept kernel cannot be read", hint="convc cache --clear") from error
+        if not code.startswith(b"\x7fELF"):
+            raise TargetError("a kept kernel is no machine code", hint="convc cache --clear")
+        return kernel
 
 
 def missing() -> str:
@@ -107,7 +126,7 @@ def compile_ptx(source: str, arch: str) -> str:
     return text
 
 
-def assemble(ptx: str, arch: str) -> Cubin:
+def assemble(ptx: str, arch: str) -> CompiledKernel:
     """Machine code from PTX."""
     require()
     capability(arch)
@@ -128,12 +147,28 @@ def assemble(ptx: str, arch: str) -> Cubin:
         nvjitlink.get_linked_cubin(handle, code)
     finally:
         nvjitlink.destroy(handle)
-    return Cubin(
+
+    def figure(pattern: str) -> int:
+        return sum(map(int, re.findall(pattern, info)))
+
+    return CompiledKernel(
         bytes(code),
-        max(map(int, re.findall(r"Used (\d+) registers", info)), default=0),
-        sum(map(int, re.findall(r"(\d+) bytes spill", info))),
-        sum(map(int, re.findall(r"(\d+) bytes stack frame", info))),
+        figure(r"Used (\d+) registers"),
+        figure(r"(\d+) bytes spill"),
+        figure(r"(\d+) bytes stack frame"),
+        figure(r"(\d+) bytes smem"),
+        ptx,
     )
+
+
+def compile_kernel(source: str, arch: str) -> CompiledKernel:
+    """Emitted source to machine code, with its PTX."""
+    return assemble(compile_ptx(source, arch), arch)
+
+
+def compile_one(name: str, source: str, target: str) -> bytes:
+    """`compile_kernel` as bytes: what another process calls."""
+    return compile_kernel(source, target).to_bytes()
 
 
 def _log(size: Any, read: Any, handle: Any) -> str:

@@ -1,12 +1,12 @@
 """The implicit-GEMM convolution: y[m, n] = sum over k of x[m, k] w[n, k], over pixels m, outputs n, taps and lanes k.
 
-A block takes a tile of pixels x outputs. Asynchronous copies of 16 bytes bring rows of x and w, `bk` of k at a time, into
-a ring of `stages` slots in shared memory; rows are 16 bytes longer than their data, which spreads them over the banks.
-Where a pixel's factors lie is data: thread t of a row reads entry t of the table of taps (lane, row and column offset),
-one step ahead of its use, so kernel size, dilation, padding and transposition cost the same. A copy that would leave the
-image, or belongs to no pixel or output, fills zeros. Warps multiply by tensor cores (`mma.sync`, fragments through
-`ldmatrix`), or, in strict float32, by fused multiply-adds on 8 x 8 outputs a thread. All sums are float32, and run in the
-same order for every pixel. One text serves float32, tf32, float16 and bfloat16: a step of k is 32 bytes in each.
+A block takes a tile of pixels x outputs. Asynchronous copies of 16 bytes bring rows of x and w, `bk` of k at a time,
+into a ring of `stages` slots in shared memory; rows are 16 bytes longer than their data, which spreads them over the
+banks. Where a pixel's factors lie is data: thread t of a row reads entry t of the table of taps (lane, row and column
+offset), one step ahead of its use, so kernel size, dilation, padding and transposition cost the same. A copy that would
+leave the image, or belongs to no pixel or output, fills zeros. Warps multiply by tensor cores (`mma.sync`, fragments
+through `ldmatrix`), or, in strict float32, by fused multiply-adds on 8 x 8 outputs a thread. All sums are float32, and
+run in the same order for every pixel. One text serves float32, tf32, float16 and bfloat16: a step of k is 32 bytes.
 """
 
 from __future__ import annotations

@@ -107,7 +107,7 @@ def pack_bias(spec: ConvSpec, bias: Array, groups: int) -> Array:
 
 
 def pack_lanes(spec: ConvSpec, lanes: Array, groups: int, zeros: Array | None = None) -> Array:
-    """Lane of each output [G * O] as int32 [G, padded outputs]; `zeros` are lanes to hold zeros, where there is room."""
+    """Lane of each output [G * O] as int32 [G, padded outputs]; `zeros` are lanes that shall hold zeros."""
     outputs = lanes.size // groups
     whole = np.full((groups, padded_outputs(spec, outputs)), -1, np.int32)
     whole[:, :outputs] = lanes.reshape(groups, outputs)

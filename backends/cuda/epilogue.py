@@ -1,8 +1,8 @@
 """The end of a convolution: bias, residual, activation, conversion, and stores of 16 bytes or lane by lane.
 
 A thread keeps to V neighbouring outputs, so bias, lanes and masks are read once; it takes every `stride`-th row of the
-tile. Outputs beyond the last are stored as zeros, up to a multiple of V. Also the kernel that adds the parts of a K that
-was split among blocks, in order, so that a result never depends on which block came first.
+tile. Outputs beyond the last are stored as zeros, up to a multiple of V. Also the kernel that adds the parts of a K
+that was split among blocks, in order, so that a result never depends on which block came first.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def _places(out: Writer, spec: ConvSpec, u: int) -> None:
     lane = "" if epilogue.lanes else " + group * outputs + col"
     if spec.scatter:
         out(f"q = fastdiv(m{u}, ow_factor, ow_shift)", "n = fastdiv(q, oh_factor, oh_shift)",
-            f"oy = q - n * oh", f"ox = m{u} - q * ow",
+            "oy = q - n * oh", f"ox = m{u} - q * ow",
             f"y{u} = n * y_image + oy * y_row + ox * y_pixel{lane}")  # fmt: skip
     else:
         out(f"y{u} = m{u} * y_pixel{lane}")

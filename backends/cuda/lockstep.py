@@ -91,5 +91,5 @@ def _run(name: str, source: str, group: Lanes, values: Sequence[Any]) -> None:
         if "ambiguous" not in str(error):
             raise
         raise LockstepError(f"{name}: branches on what differs by thread") from error
-    if group.memory.current or group.memory.groups and any(group.memory.groups):
+    if group.memory.current or (group.memory.groups and any(group.memory.groups)):
         raise LockstepError(f"{name}: ends with copies that were not waited for")

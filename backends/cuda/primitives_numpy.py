@@ -202,7 +202,7 @@ class Lanes:
         return store
 
     def _load_matrix(self, s: Value) -> Value:
-        """Lane l of a warp gives the address of row l % 8 of matrix l // 8, and gets word l % 4 of row l // 4 of each."""
+        """Lane l of a warp gives the address of row l % 8 of matrix l // 8; gets word l % 4 of row l // 4 of each."""
         words = self.memory.load("load_matrix", self._all(s, np.int32, "load_matrix"), 4)
         rows = np.stack(words, axis=-1).reshape(-1, 4, 8, 4)
         lane = np.arange(32)

@@ -1,192 +1,52 @@
-"""The vocabulary of emitted kernels, bound to PTX: the only module of this room that knows numba and llvmlite.
-
-Three kinds of value, `i32`, `f32` and `ptr`, are types of their own: `i32 + 1` is 32 bits wide and `f32 * 0.5` is no
-float64, which Numba's own integers and literals do not promise. Predicates are booleans. `primitives_numpy` binds the
-same names, with the same meaning, to NumPy; there stands what each does.
+"""The vocabulary of emitted kernels, bound to PTX. `vocabulary` says what each name means, `primitives_numpy` binds the
+same names to NumPy. No part of PTX is written elsewhere than in this module and its two neighbours.
 """
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from llvmlite import ir
 from numba.cuda import types
-from numba.cuda.cudadecl import registry as declarations
-from numba.cuda.cudaimpl import registry as implementations
-from numba.cuda.extending import intrinsic, models, register_model
-from numba.cuda.typing.templates import AbstractTemplate, signature
+from numba.cuda.extending import intrinsic
 
 from convc.backends.cuda.primitives_math import COMPOSITES, define
+from convc.backends.cuda.primitives_types import (
+    FLOAT,
+    I32,
+    I64,
+    KINDS,
+    VOCABULARY,
+    Emit,
+    Scalar,
+    Value,
+    asm,
+    asm_primitive,
+    boolean,
+    f32,
+    i32,
+    primitive,
+    ptr,
+    result_of,
+    struct,
+    tuple_of,
+    unpack,
+)
 from convc.backends.cuda.vocabulary import COPIES, WIDTHS, suffix
-
-Value = Any
-I1, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 16, 32, 64))
-FLOAT = ir.FloatType()
-
-
-class Scalar(types.Type):  # type: ignore[misc]
-    """`i32`, `f32` or `ptr`; integer and float literals convert to the first two."""
-
-    def __init__(self, name: str, llvm: ir.Type) -> None:
-        self.llvm = llvm
-        super().__init__(name)
-
-    def can_convert_from(self, typingctx: Any, other: Any) -> Any:
-        from numba.cuda.typeconv import Conversion
-
-        takes = {"i32": types.Integer, "f32": (types.Integer, types.Float)}.get(self.name, ())
-        return Conversion.safe if isinstance(other, takes) else None
-
-
-@register_model(Scalar)
-class _ScalarModel(models.PrimitiveModel):  # type: ignore[misc]
-    def __init__(self, manager: Any, kind: Scalar) -> None:
-        super().__init__(manager, kind, kind.llvm)
-
-
-i32, f32, ptr = Scalar("i32", I32), Scalar("f32", FLOAT), Scalar("ptr", I64)
-KINDS = {"i32": i32, "f32": f32, "ptr": ptr}
-boolean = types.boolean
-
-
-# ---- literals and operators ------------------------------------------------------------------------------------------
-
-
-@implementations.lower_cast(types.Integer, Scalar)
-def _cast_integer(context: Any, builder: Any, source: Any, target: Scalar, value: Value) -> Value:
-    if target == f32:
-        return builder.sitofp(value, FLOAT)
-    return builder.trunc(value, I32) if value.type.width > 32 else value
-
-
-@implementations.lower_cast(types.Float, Scalar)
-def _cast_float(context: Any, builder: Any, source: Any, target: Scalar, value: Value) -> Value:
-    return value if value.type == FLOAT else builder.fptrunc(value, FLOAT)
-
-
-def _takes(kind: Scalar, given: Any) -> bool:
-    return given == kind or isinstance(given, (types.Integer, types.Float) if kind == f32 else types.Integer)
-
-
-def _declare(op: Any, arity: int, result: Any = None) -> None:
-    class Template(AbstractTemplate):  # type: ignore[misc]
-        key = op
-
-        def generic(self, args: Sequence[Any], kws: Any) -> Any:
-            kind = next((a for a in args if a in (i32, f32)), None)
-            if kind is None or len(args) != arity or not all(_takes(kind, a) for a in args):
-                return None
-            return signature(result or kind, *[kind] * arity)
-
-    declarations.register_global(op)(Template)
-
-
-def _implement(op: Any, kind: Scalar, arity: int, emit: Callable[..., Value]) -> None:
-    @implementations.lower(op, *[kind] * arity)
-    def lowered(context: Any, builder: Any, signature: Any, args: Sequence[Value]) -> Value:
-        return emit(builder, *args)
-
-
-def _define_operators() -> None:
-    binary = {
-        operator.add: ("add", "fadd"), operator.sub: ("sub", "fsub"), operator.mul: ("mul", "fmul"),
-        operator.and_: ("and_", ""), operator.or_: ("or_", ""), operator.xor: ("xor", ""),
-        operator.lshift: ("shl", ""), operator.rshift: ("ashr", ""),
-    }  # fmt: skip
-    for op, names in binary.items():
-        _declare(op, 2)
-        for kind, name in zip((i32, f32), names, strict=True):
-            if name:
-                _implement(op, kind, 2, lambda b, x, y, name=name: getattr(b, name)(x, y))
-    for text in ("<", "<=", ">", ">=", "==", "!="):
-        op = {"<": operator.lt, "<=": operator.le, ">": operator.gt,
-              ">=": operator.ge, "==": operator.eq, "!=": operator.ne}[text]  # fmt: skip
-        _declare(op, 2, boolean)
-        _implement(op, i32, 2, lambda b, x, y, text=text: b.icmp_signed(text, x, y))
-        compare = "fcmp_unordered" if text == "!=" else "fcmp_ordered"
-        _implement(op, f32, 2, lambda b, x, y, text=text, compare=compare: getattr(b, compare)(text, x, y))
-    _declare(operator.truediv, 2)
-    _implement(operator.truediv, f32, 2, lambda b, x, y: _asm(b, FLOAT, DIVIDE, "=f,f,f", [x, y], effect=False))
-    _declare(operator.neg, 1)
-    _implement(operator.neg, i32, 1, lambda b, x: b.neg(x))
-    _implement(operator.neg, f32, 1, lambda b, x: b.fsub(ir.Constant(FLOAT, -0.0), x))  # NVVM knows no fneg
-
-
-# ---- how a primitive is made -----------------------------------------------------------------------------------------
-
-VOCABULARY: dict[str, Any] = {}
-"""Name to what an emitted kernel sees under it."""
-
-
-def _asm(
-    builder: Any, result: ir.Type, text: str, constraints: str, args: Sequence[Value], *, effect: bool = True
-) -> Value:
-    kind = ir.FunctionType(result, [a.type for a in args])
-    return builder.call(ir.InlineAsm(kind, text, constraints, side_effect=effect), args)
-
-
-def _struct(kind: ir.Type, count: int) -> ir.Type:
-    return kind if count == 1 else ir.LiteralStructType([kind] * count)
-
-
-def _unpack(builder: Any, value: Value, count: int) -> list[Value]:
-    return [value] if count == 1 else [builder.extract_value(value, i) for i in range(count)]
-
-
-def _tuple(kind: Any, count: int) -> Any:
-    return kind if count == 1 else types.UniTuple(kind, count)
-
-
-def _result(context: Any, builder: Any, kind: Any, values: Sequence[Value]) -> Value:
-    return values[0] if len(values) == 1 else context.make_tuple(builder, kind, values)
-
-
-Emit = Callable[..., Value]
-
-
-def _primitive(name: str, result: Any, operands: Sequence[Any], emit: Emit) -> None:
-    """Define `name(operands) -> result`; `emit(context, builder, *args)` returns the value, None for void."""
-
-    def rule(*given: Any) -> Any:
-        if len(given) != len(operands):
-            return None
-
-        def codegen(context: Any, builder: Any, signature: Any, args: Sequence[Value]) -> Value:
-            made = emit(context, builder, *args)
-            return context.get_dummy_value() if result is types.void else made
-
-        return result(*operands), codegen
-
-    slots = ", ".join(f"a{i}" for i in range(len(operands)))
-    space: dict[str, Any] = {"rule": rule}
-    exec(f"def {name}(context{', ' + slots if slots else ''}):\n    return rule({slots})\n", space)
-    VOCABULARY[name] = intrinsic(space[name])
-
-
-def _asm_primitive(name: str, result: Scalar, operands: Sequence[Scalar], text: str) -> None:
-    """A primitive of one PTX instruction without effects, `$0` its result."""
-    letter = {i32: "r", f32: "f"}
-    constraints = ",".join(["=" + letter[result], *(letter[o] for o in operands)])
-    _primitive(name, result, operands, lambda c, b, *a: _asm(b, result.llvm, text, constraints, a, effect=False))
-
-
-DIVIDE = "div.full.f32 $0, $1, $2;"
-_define_operators()
 
 # ---- indices, integers, floats ---------------------------------------------------------------------------------------
 
 for _name, _register in (("thread", "tid.x"), ("block_x", "ctaid.x"), ("block_y", "ctaid.y"), ("block_z", "ctaid.z")):
-    _asm_primitive(_name, i32, (), f"mov.u32 $0, %{_register};")
+    asm_primitive(_name, i32, (), f"mov.u32 $0, %{_register};")
 
-_primitive("inside", boolean, (i32, i32), lambda c, b, x, n: b.icmp_unsigned("<", x, n))
-_primitive("udiv", i32, (i32, i32), lambda c, b, x, n: b.udiv(x, n))
-_primitive("urem", i32, (i32, i32), lambda c, b, x, n: b.urem(x, n))
-_primitive("negate", boolean, (boolean,), lambda c, b, p: b.not_(p))
-_primitive("float_bits", i32, (f32,), lambda c, b, x: b.bitcast(x, I32))
-_primitive("bits_float", f32, (i32,), lambda c, b, x: b.bitcast(x, FLOAT))
-_primitive("to_f32", f32, (i32,), lambda c, b, x: b.sitofp(x, FLOAT))
+primitive("inside", boolean, (i32, i32), lambda c, b, x, n: b.icmp_unsigned("<", x, n))
+primitive("udiv", i32, (i32, i32), lambda c, b, x, n: b.udiv(x, n))
+primitive("urem", i32, (i32, i32), lambda c, b, x, n: b.urem(x, n))
+primitive("negate", boolean, (boolean,), lambda c, b, p: b.not_(p))
+primitive("float_bits", i32, (f32,), lambda c, b, x: b.bitcast(x, I32))
+primitive("bits_float", f32, (i32,), lambda c, b, x: b.bitcast(x, FLOAT))
+primitive("to_f32", f32, (i32,), lambda c, b, x: b.sitofp(x, FLOAT))
 
 
 def _fastdiv(context: Any, builder: Any, n: Value, factor: Value, shift: Value) -> Value:
@@ -195,7 +55,7 @@ def _fastdiv(context: Any, builder: Any, n: Value, factor: Value, shift: Value) 
     return builder.lshr(high, shift)
 
 
-_primitive("fastdiv", i32, (i32, i32, i32), _fastdiv)
+primitive("fastdiv", i32, (i32, i32, i32), _fastdiv)
 
 
 @intrinsic
@@ -218,25 +78,25 @@ def _constant(kind: Scalar) -> Any:
 
 VOCABULARY["i32"], VOCABULARY["f32"] = _constant(i32), _constant(f32)
 
-_asm_primitive("to_i32", i32, (f32,), "cvt.rzi.s32.f32 $0, $1;")
-_asm_primitive("fma", f32, (f32, f32, f32), "fma.rn.f32 $0, $1, $2, $3;")
-_asm_primitive("maximum", f32, (f32, f32), "max.NaN.f32 $0, $1, $2;")
-_asm_primitive("minimum", f32, (f32, f32), "min.NaN.f32 $0, $1, $2;")
-_asm_primitive("absolute", f32, (f32,), "abs.f32 $0, $1;")
-_asm_primitive("floor", f32, (f32,), "cvt.rmi.f32.f32 $0, $1;")
-_asm_primitive("ceil", f32, (f32,), "cvt.rpi.f32.f32 $0, $1;")
-_asm_primitive("rint", f32, (f32,), "cvt.rni.f32.f32 $0, $1;")
-_asm_primitive("sqrt", f32, (f32,), "sqrt.rn.f32 $0, $1;")
-_asm_primitive("rsqrt", f32, (f32,), "rsqrt.approx.f32 $0, $1;")
-_asm_primitive("exp2", f32, (f32,), "ex2.approx.f32 $0, $1;")
-_asm_primitive("log2", f32, (f32,), "lg2.approx.f32 $0, $1;")
+asm_primitive("to_i32", i32, (f32,), "cvt.rzi.s32.f32 $0, $1;")
+asm_primitive("fma", f32, (f32, f32, f32), "fma.rn.f32 $0, $1, $2, $3;")
+asm_primitive("maximum", f32, (f32, f32), "max.NaN.f32 $0, $1, $2;")
+asm_primitive("minimum", f32, (f32, f32), "min.NaN.f32 $0, $1, $2;")
+asm_primitive("absolute", f32, (f32,), "abs.f32 $0, $1;")
+asm_primitive("floor", f32, (f32,), "cvt.rmi.f32.f32 $0, $1;")
+asm_primitive("ceil", f32, (f32,), "cvt.rpi.f32.f32 $0, $1;")
+asm_primitive("rint", f32, (f32,), "cvt.rni.f32.f32 $0, $1;")
+asm_primitive("sqrt", f32, (f32,), "sqrt.rn.f32 $0, $1;")
+asm_primitive("rsqrt", f32, (f32,), "rsqrt.approx.f32 $0, $1;")
+asm_primitive("exp2", f32, (f32,), "ex2.approx.f32 $0, $1;")
+asm_primitive("log2", f32, (f32,), "lg2.approx.f32 $0, $1;")
 
 
 def _round_tf32(context: Any, builder: Any, x: Value) -> Value:
-    return builder.bitcast(_asm(builder, I32, "cvt.rna.tf32.f32 $0, $1;", "=r,f", [x], effect=False), FLOAT)
+    return builder.bitcast(asm(builder, I32, "cvt.rna.tf32.f32 $0, $1;", "=r,f", [x], effect=False), FLOAT)
 
 
-_primitive("round_tf32", f32, (f32,), _round_tf32)
+primitive("round_tf32", f32, (f32,), _round_tf32)
 
 # ---- global memory ---------------------------------------------------------------------------------------------------
 
@@ -253,11 +113,11 @@ def _from_pair(builder: Any, kind: str, word: Value) -> list[Value]:
         halves = builder.shl(word, ir.Constant(I32, 16)), builder.and_(word, ir.Constant(I32, 0xFFFF0000))
         return [builder.bitcast(half, FLOAT) for half in halves]
     text = "{ .reg .b16 l, h; mov.b32 {l, h}, $2; cvt.f32.f16 $0, l; cvt.f32.f16 $1, h; }"
-    return _unpack(builder, _asm(builder, _struct(FLOAT, 2), text, "=f,=f,r", [word], effect=False), 2)
+    return unpack(builder, asm(builder, struct(FLOAT, 2), text, "=f,=f,r", [word], effect=False), 2)
 
 
 def _to_pair(builder: Any, kind: str, low: Value, high: Value) -> Value:
-    return _asm(builder, I32, f"cvt.rn.{kind}x2.f32 $0, $2, $1;", "=r,f,f", [low, high], effect=False)
+    return asm(builder, I32, f"cvt.rn.{kind}x2.f32 $0, $2, $1;", "=r,f,f", [low, high], effect=False)
 
 
 def _load_text(space: str, letter: str, words: int, pred: bool) -> tuple[str, str]:
@@ -269,8 +129,8 @@ def _load_text(space: str, letter: str, words: int, pred: bool) -> tuple[str, st
     if not pred:
         return f"ld.{space}{vector}.{kind} {listed}, [${words}];", out
     clear = " ".join(f"mov.b32 {name}, 0;" for name in names)
-    text = f"{{ .reg .pred p; setp.ne.b32 p, ${words}, 0; {clear} @p ld.{space}{vector}.{kind} {listed}, [${words + 1}]; }}"
-    return text, out
+    load = f"@p ld.{space}{vector}.{kind} {listed}, [${words + 1}];"
+    return f"{{ .reg .pred p; setp.ne.b32 p, ${words}, 0; {clear} {load} }}", out
 
 
 def _load(kind: str, count: int) -> Emit:
@@ -282,15 +142,15 @@ def _load(kind: str, count: int) -> Emit:
         if size * count == 2:
             text = ("{ .reg .pred p; .reg .b16 h; setp.ne.b32 p, $1, 0; mov.b16 h, 0; @p ld.global.b16 h, [$2]; "
                     "cvt.u32.u16 $0, h; }")  # fmt: skip
-            word = _asm(builder, I32, text, "=r,r,l", [live, at])
+            word = asm(builder, I32, text, "=r,r,l", [live, at])
             return word if kind == "b16" else _from_pair(builder, kind, word)[0]
         words = size * count // 4
         text, out = _load_text("global", letter, words, True)
-        shape = _struct(FLOAT if letter == "f" else I32, words)
-        parts = _unpack(builder, _asm(builder, shape, text, out + ",r,l", [live, at]), words)
+        shape = struct(FLOAT if letter == "f" else I32, words)
+        parts = unpack(builder, asm(builder, shape, text, out + ",r,l", [live, at]), words)
         if size == 2:
             parts = [half for word in parts for half in _from_pair(builder, kind, word)]
-        return _result(context, builder, _tuple(f32 if kind != "i32" else i32, count), parts)
+        return result_of(context, builder, tuple_of(f32 if kind != "i32" else i32, count), parts)
 
     return emit
 
@@ -300,12 +160,12 @@ def _store(kind: str, count: int) -> Emit:
 
     def emit(context: Any, builder: Any, p: Value, base: Value, index: Value, value: Value) -> None:
         at, live = _address(builder, base, index, size), builder.zext(p, I32)
-        parts = _unpack(builder, value, count)
+        parts = unpack(builder, value, count)
         if size * count == 2:
             if kind != "b16":
                 parts = [_to_pair(builder, kind, parts[0], ir.Constant(FLOAT, 0.0))]
             text = "{ .reg .pred p; .reg .b16 h; setp.ne.b32 p, $0, 0; cvt.u16.u32 h, $2; @p st.global.b16 [$1], h; }"
-            _asm(builder, ir.VoidType(), text, "r,l,r,~{memory}", [live, at, parts[0]])
+            asm(builder, ir.VoidType(), text, "r,l,r,~{memory}", [live, at, parts[0]])
             return
         if size == 2:
             parts = [_to_pair(builder, kind, *parts[i : i + 2]) for i in range(0, count, 2)]
@@ -313,16 +173,16 @@ def _store(kind: str, count: int) -> Emit:
         names = ", ".join(f"${i + 2}" for i in range(words))
         vector, listed = (f".v{words}", f"{{{names}}}") if words > 1 else ("", names)
         text = f"{{ .reg .pred p; setp.ne.b32 p, $0, 0; @p st.global{vector}.b32 [$1], {listed}; }}"
-        _asm(builder, ir.VoidType(), text, ",".join(["r", "l", *[letter] * words, "~{memory}"]), [live, at, *parts])
+        asm(builder, ir.VoidType(), text, ",".join(["r", "l", *[letter] * words, "~{memory}"]), [live, at, *parts])
 
     return emit
 
 
 for _kind, _counts in WIDTHS.items():
     for _count in _counts:
-        _value = _tuple(i32 if _kind in ("i32", "b16") else f32, _count)
-        _primitive(f"load_{suffix(_kind, _count)}", _value, (boolean, ptr, i32), _load(_kind, _count))
-        _primitive(f"store_{suffix(_kind, _count)}", types.void, (boolean, ptr, i32, _value), _store(_kind, _count))
+        _value = tuple_of(i32 if _kind in ("i32", "b16") else f32, _count)
+        primitive(f"load_{suffix(_kind, _count)}", _value, (boolean, ptr, i32), _load(_kind, _count))
+        primitive(f"store_{suffix(_kind, _count)}", types.void, (boolean, ptr, i32, _value), _store(_kind, _count))
 
 
 def _copy(size: int, count: int) -> Emit:
@@ -332,22 +192,22 @@ def _copy(size: int, count: int) -> Emit:
 
     def emit(context: Any, builder: Any, p: Value, shared: Value, base: Value, index: Value) -> None:
         live = builder.select(p, ir.Constant(I32, total), ir.Constant(I32, 0))
-        _asm(builder, ir.VoidType(), text, "r,l,r,~{memory}", [shared, _address(builder, base, index, size), live])
+        asm(builder, ir.VoidType(), text, "r,l,r,~{memory}", [shared, _address(builder, base, index, size), live])
 
     return emit
 
 
 for _kind, (_size, _counts) in COPIES.items():
     for _count in _counts:
-        _primitive(f"copy_{suffix(_kind, _count)}", types.void, (boolean, i32, ptr, i32), _copy(_size, _count))
+        primitive(f"copy_{suffix(_kind, _count)}", types.void, (boolean, i32, ptr, i32), _copy(_size, _count))
 
 
 def _order(text: str) -> Emit:
-    return lambda context, builder: _asm(builder, ir.VoidType(), text, "~{memory}", [])
+    return lambda context, builder: asm(builder, ir.VoidType(), text, "~{memory}", [])
 
 
-_primitive("commit", types.void, (), _order("cp.async.commit_group;"))
-_primitive("barrier", types.void, (), _order("bar.sync 0;"))
+primitive("commit", types.void, (), _order("cp.async.commit_group;"))
+primitive("barrier", types.void, (), _order("bar.sync 0;"))
 
 
 @intrinsic
@@ -377,7 +237,7 @@ def _shared(context: Any, builder: Any) -> Value:
     return builder.ptrtoint(memory, I32)
 
 
-_primitive("shared", i32, (), _shared)
+primitive("shared", i32, (), _shared)
 
 
 def _load_shared(letter: str, count: int) -> Emit:
@@ -385,8 +245,8 @@ def _load_shared(letter: str, count: int) -> Emit:
     kind = FLOAT if letter == "f" else I32
 
     def emit(context: Any, builder: Any, at: Value) -> Value:
-        parts = _unpack(builder, _asm(builder, _struct(kind, count), text, out + ",r,~{memory}", [at]), count)
-        return _result(context, builder, _tuple(f32 if letter == "f" else i32, count), parts)
+        parts = unpack(builder, asm(builder, struct(kind, count), text, out + ",r,~{memory}", [at]), count)
+        return result_of(context, builder, tuple_of(f32 if letter == "f" else i32, count), parts)
 
     return emit
 
@@ -397,26 +257,26 @@ def _store_shared(letter: str, count: int) -> Emit:
     text = f"st.shared{vector}.b32 [$0], {listed};"
 
     def emit(context: Any, builder: Any, at: Value, value: Value) -> None:
-        parts = _unpack(builder, value, count)
-        _asm(builder, ir.VoidType(), text, ",".join(["r", *[letter] * count, "~{memory}"]), [at, *parts])
+        parts = unpack(builder, value, count)
+        asm(builder, ir.VoidType(), text, ",".join(["r", *[letter] * count, "~{memory}"]), [at, *parts])
 
     return emit
 
 
 for _kind, _letter in (("f32", "f"), ("i32", "r")):
     for _count in (1, 2, 4):
-        _value = _tuple(KINDS[_kind], _count)
-        _primitive(f"load_shared_{suffix(_kind, _count)}", _value, (i32,), _load_shared(_letter, _count))
-        _primitive(f"store_shared_{suffix(_kind, _count)}", types.void, (i32, _value), _store_shared(_letter, _count))
+        _value = tuple_of(KINDS[_kind], _count)
+        primitive(f"load_shared_{suffix(_kind, _count)}", _value, (i32,), _load_shared(_letter, _count))
+        primitive(f"store_shared_{suffix(_kind, _count)}", types.void, (i32, _value), _store_shared(_letter, _count))
 
 
 def _load_matrix(context: Any, builder: Any, at: Value) -> Value:
     text = "ldmatrix.sync.aligned.m8n8.x4.shared.b16 {$0, $1, $2, $3}, [$4];"
-    parts = _unpack(builder, _asm(builder, _struct(I32, 4), text, "=r,=r,=r,=r,r,~{memory}", [at]), 4)
-    return _result(context, builder, _tuple(i32, 4), parts)
+    parts = unpack(builder, asm(builder, struct(I32, 4), text, "=r,=r,=r,=r,r,~{memory}", [at]), 4)
+    return result_of(context, builder, tuple_of(i32, 4), parts)
 
 
-_primitive("load_matrix", _tuple(i32, 4), (i32,), _load_matrix)
+primitive("load_matrix", tuple_of(i32, 4), (i32,), _load_matrix)
 
 
 def _mma(depth: int, kind: str) -> Emit:
@@ -428,15 +288,17 @@ def _mma(depth: int, kind: str) -> Emit:
     constraints = ",".join(["=f"] * 4 + ["r"] * 6 + ["f"] * 4)
 
     def emit(context: Any, builder: Any, a: Value, b: Value, c: Value) -> Value:
-        args = [*_unpack(builder, a, 4), *_unpack(builder, b, 2), *_unpack(builder, c, 4)]
-        parts = _unpack(builder, _asm(builder, _struct(FLOAT, 4), text, constraints, args, effect=False), 4)
-        return _result(context, builder, _tuple(f32, 4), parts)
+        args = [*unpack(builder, a, 4), *unpack(builder, b, 2), *unpack(builder, c, 4)]
+        parts = unpack(builder, asm(builder, struct(FLOAT, 4), text, constraints, args, effect=False), 4)
+        return result_of(context, builder, tuple_of(f32, 4), parts)
 
     return emit
 
 
 for _kind, _depth in (("tf32", 8), ("f16", 16), ("bf16", 16)):
-    _primitive(f"mma_{_kind}", _tuple(f32, 4), (_tuple(i32, 4), _tuple(i32, 2), _tuple(f32, 4)), _mma(_depth, _kind))
+    primitive(
+        f"mma_{_kind}", tuple_of(f32, 4), (tuple_of(i32, 4), tuple_of(i32, 2), tuple_of(f32, 4)), _mma(_depth, _kind)
+    )
 
 
 @intrinsic
@@ -446,7 +308,7 @@ def _shuffle_xor(context: Any, value: Any, mask: Any) -> Any:
     text, letter = f"shfl.sync.bfly.b32 $0, $1, {mask.literal_value}, 31, -1;", "f" if value == f32 else "r"
 
     def codegen(context: Any, builder: Any, signature: Any, args: Sequence[Value]) -> Value:
-        return _asm(builder, value.llvm, text, f"={letter},{letter}", [args[0]])
+        return asm(builder, value.llvm, text, f"={letter},{letter}", [args[0]])
 
     return value(value, mask), codegen
 
@@ -457,7 +319,7 @@ VOCABULARY["shuffle_xor"] = _shuffle_xor
 
 
 def _composite(name: str, kinds: Sequence[Scalar], function: Any) -> None:
-    _primitive(name, f32, kinds, lambda c, b, *args: c.compile_internal(b, function, f32(*kinds), args))
+    primitive(name, f32, kinds, lambda c, b, *args: c.compile_internal(b, function, f32(*kinds), args))
 
 
 for _name, _operands in COMPOSITES.items():

@@ -8,7 +8,7 @@ Here p is a predicate, s a byte address in shared memory, i an index in elements
 - Floats: + - * / and comparisons; f32(c); fma(a, b, c); maximum, minimum (NaN wins); absolute floor ceil rint sqrt
   rsqrt exp2 log2; round_tf32; and the functions of `primitives_math`.
 - Global memory: load_f32(p, x, i), 0 where p is false; store_f32(p, x, i, v); the same with f32x2 f32x4 i32 i32x2 i32x4
-  f16 f16x2 f16x4 f16x8 bf16 ... bf16x8 (float32 in registers, tuples where there are several) and b16 (raw bits as i32).
+  f16 f16x2 f16x4 f16x8 bf16 ... bf16x8 (float32 in registers, tuples where there are several), and b16 (raw bits).
 - Asynchronous copies to shared memory: copy_b32(p, s, x, i), b32x2 b32x4 b16x2 b16x4 b16x8, zeros where p is false;
   commit() ends a group; wait(n) leaves at most n groups in flight; barrier().
 - Shared memory: load_shared_f32(s), store_shared_f32(s, v), f32x2 f32x4 i32 i32x2 i32x4; load_matrix(s): ldmatrix.x4.

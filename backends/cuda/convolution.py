@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from convc.backends.cuda import conv, conv_launch, epilogue, tiles
+from convc.backends.cuda import choice, conv, conv_launch, epilogue
 from convc.backends.cuda.binding_roles import Roles, bind
 from convc.backends.cuda.elementwise import lower_prologue
 from convc.backends.cuda.formulas import function_of
@@ -18,12 +19,25 @@ from convc.backends.cuda.spec import VECTOR, ConvSizes, ConvSpec, Epilogue, Math
 from convc.backends.program import Flattened, Ints, Planes, Step
 from convc.dims import Size, concrete
 from convc.errors import TargetError
-from convc.ir.graph import Node
+from convc.ir.graph import Graph, Node
 from convc.ops.conv import has_prologue
 from convc.types import Activation, Array
 
 MATH: dict[str, Math] = {"float32": "f32", "tf32": "tf32", "float16": "f16", "bfloat16": "bf16"}
 """How products are computed, by precision."""
+
+
+MANY = 32
+"""By how much symbolic sizes are taken to grow: a kernel is chosen for the nominal ones and for those, and kept."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A kernel that computes a call, and, where it splits K, the one that adds the parts."""
+
+    spec: ConvSpec
+    kernel: str
+    reduce: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +47,7 @@ class ConvCall:
     `first` is the first lane of x that is read, `channels` the lanes of a group. `tables` names what is packed.
     """
 
-    spec: ConvSpec
+    variants: tuple[Variant, ...]
     groups: int
     first: int
     channels: int
@@ -47,7 +61,7 @@ class ConvCall:
     every: tuple[int, int]
     tables: dict[str, str]
     params: tuple[float, ...]
-    flattened: bool = False
+    arch: str
 
 
 def lower_conv2d(asm: CudaAssembler, node: Node) -> None:
@@ -61,10 +75,23 @@ def lower_conv2d(asm: CudaAssembler, node: Node) -> None:
     name = str(node.inputs[0])
     mapped = lower_prologue(asm, node) if has_prologue(node.inputs, node.attrs) else None
     x, first, lanes = _input(asm, name, mapped, groups)
-    packed = _by_lane(weights.reshape(groups, out // groups, per_group, height * breadth), lanes)
+    by_group = weights.reshape(groups, out // groups, per_group, height * breadth)
+    shape = (groups, out // groups, lanes.shape[1])
     offsets = tuple((r * dh, s * dw) for r in range(height) for s in range(breadth))
     y = asm.new_planes(node.name, node.type)
-    append(asm, node, x, first, y, packed, offsets, node.attrs["stride"], (top, left), (y.height, y.width))
+    append(
+        asm,
+        node,
+        x,
+        first,
+        y,
+        shape,
+        lambda: _by_lane(by_group, lanes),
+        offsets,
+        node.attrs["stride"],
+        (top, left),
+        (y.height, y.width),
+    )
     _define(asm, node, y)
 
 
@@ -82,14 +109,27 @@ def lower_linear(asm: CudaAssembler, node: Node) -> None:
     if flattened is not None and not asm.has_planes(name):
         source = flattened.planes
         high, wide = concrete(source.height, {}), concrete(source.width, {})
-        _, first, lanes = asm.readable(source.name, source)
-        read = flattened
+        source, first, lanes = asm.readable(source.name, source)
+        read = replace(flattened, planes=source)
     else:
         read, first, lanes = asm.run(name)
-    packed = _by_lane(weights.reshape(1, out, -1, high * wide), lanes[None])
+    by_group, shape = weights.reshape(1, out, -1, high * wide), (1, out, len(lanes))
     offsets = tuple((r, s) for r in range(high) for s in range(wide))
     y = asm.new_planes(node.name, node.type)
-    append(asm, node, read, first, y, packed, offsets, (1, 1), (0, 0), (1, 1), flattened=high * wide > 1)
+    append(
+        asm,
+        node,
+        read,
+        first,
+        y,
+        shape,
+        lambda: _by_lane(by_group, lanes[None]),
+        offsets,
+        (1, 1),
+        (0, 0),
+        (1, 1),
+        flattened=high * wide > 1,
+    )
     asm.define(y)
 
 
@@ -116,9 +156,10 @@ def lower_conv_transpose2d(asm: CudaAssembler, node: Node) -> None:
             if 0 in size:
                 continue
             taps = [(r * breadth + s, (dy, dx)) for r, dy in rows for s, dx in columns]
-            packed = _by_lane(by_tap[..., [tap for tap, _ in taps]], lanes)
+            phase = partial(_by_lane, by_tap[..., [tap for tap, _ in taps]], lanes)
+            shape = (groups, per_group, lanes.shape[1])
             offsets = tuple(offset for _, offset in taps)
-            append(asm, node, x, first, y, packed, offsets, (1, 1), (0, 0), size, start=(a, b), every=stride)
+            append(asm, node, x, first, y, shape, phase, offsets, (1, 1), (0, 0), size, start=(a, b), every=stride)
     asm.define(y)
 
 
@@ -154,19 +195,19 @@ def _input(asm: CudaAssembler, name: str, mapped: Planes | None, groups: int) ->
 
 
 def _by_lane(weights: Array, lanes: Ints) -> Array:
-    """Weights [groups, outputs, channels, taps] as [groups, outputs, taps, lanes], zeros where a lane has no channel."""
+    """Weights [groups, outputs, channels, taps] as [groups, outputs, taps, lanes], zeros for no channel."""
     groups = np.arange(len(weights))[:, None]
     found = weights.transpose(0, 2, 1, 3)[groups, np.maximum(lanes, 0)]  # [groups, lanes, outputs, taps]
     return np.where((lanes >= 0)[..., None, None], found, np.float32(0)).transpose(0, 2, 3, 1)
 
 
 def append(
-    asm: CudaAssembler, node: Node, x: Planes | Flattened, first: int, y: Planes, weights: Array,
-    offsets: tuple[tuple[int, int], ...], stride: tuple[int, int], padding: tuple[int, int], size: tuple[Size, ...],
+    asm: CudaAssembler, node: Node, x: Planes | Flattened, first: int, y: Planes, shape: tuple[int, int, int],
+    weights: Callable[[], Array], offsets: tuple[tuple[int, int], ...], stride: tuple[int, int], padding: tuple[int, int], size: tuple[Size, ...],
     *, start: tuple[int, int] = (0, 0), every: tuple[int, int] = (1, 1), flattened: bool = False,
 ) -> None:  # fmt: skip
-    """Append a call of the kernel. `weights` [groups, outputs, taps, lanes]."""
-    groups, outputs, _, channels = weights.shape
+    """Append a call of the kernel. `weights` makes [groups, outputs, taps, lanes]; `shape` is that without taps."""
+    groups, outputs, channels = shape
     math = MATH[asm.precision]
     activation: Activation | None = node.attrs["activation"]
     function, params = function_of(activation)
@@ -179,35 +220,51 @@ def append(
     end = Epilogue(has_bias, residual is not None, function, output, lanes)
     plain = offsets == ((0, 0),) and stride == (1, 1) and padding == (0, 0) and every == (1, 1)
     scatter = every != (1, 1)
-    nominal = asm.graph.nominal
-    batch = concrete(y.batch, nominal)
-    pixels = batch * concrete(size[0] * size[1], nominal)
-    plain = plain and (flattened or (x.planes if isinstance(x, Flattened) else x).height == size[0])
-    tile, splits = tiles.choose(math, pixels, outputs, len(offsets) * channels, groups)
-    spec = ConvSpec(math, tile, not plain, scatter, splits > 1 and not scatter, end)
-    tables = {"w": _packed(asm, f"{node.name}.w", conv_launch.pack_weights(spec, weights))}
+    plain = plain and not flattened
+    math_spec = ConvSpec(math, choice.CANDIDATES[math][0], not plain, scatter, False, end)
+    count = groups * outputs * conv_launch.padded(len(offsets) * channels, math_spec.tile.bk)
+    dtype = np.uint16 if math == "bf16" else np.float16 if math == "f16" else np.float32
+    tables = {
+        "w": asm.pack_later(f"{node.name}.w", count, lambda: conv_launch.pack_weights(math_spec, weights()), dtype)
+    }
     if has_bias:
-        tables["bias"] = asm.pack(f"{node.name}.b", conv_launch.pack_bias(spec, constant(asm, node, "b"), groups))
+        tables["bias"] = asm.pack(f"{node.name}.b", conv_launch.pack_bias(math_spec, constant(asm, node, "b"), groups))
     if lanes:
-        tables["lanes"] = asm.pack(f"{node.name}.lanes", _lanes(spec, groups, outputs, order))
+        tables["lanes"] = asm.pack(f"{node.name}.lanes", _lanes(math_spec, groups, outputs, order))
+    variants = []
+    for sizes in _scenarios(asm.graph):
+        pixels = concrete(y.batch, sizes) * concrete(size[0] * size[1], sizes)
+        depth = len(offsets) * channels
+        best = choice.choose(math, max(pixels, 1), outputs, max(depth, 1), groups, asm.arch, split=not scatter)
+        variants.append(_variant(asm, replace(math_spec, tile=best.tile, partial=best.splits > 1)))
     call = ConvCall(
-        spec, groups, first, channels, outputs, offsets, stride, padding, size[0], size[1], start, every, tables,
-        params, flattened,
+        tuple(dict.fromkeys(variants)), groups, first, channels, outputs, offsets, stride, padding, size[0], size[1],
+        start, every, tables, params, asm.arch,
     )  # fmt: skip
     reads = (x, residual) if residual is not None else (x,)
-    facts: dict[str, Any] = {"call": call, "splits": splits}
+    facts: dict[str, Any] = {"call": call}
     if residual is not None and not scatter:
         facts["in_place"] = 1
-    kernel = conv.emit(spec, "cuda")
-    if spec.partial:
-        name, source = epilogue.emit_reduce(math, end, "cuda")
-        asm.kernels[name] = source
-        facts["reduce"] = name
-    asm.step(kernel, "conv", node.name, reads, (y,), facts)
+    kernel = variants[0].kernel
+    asm.step((kernel, asm.kernels[kernel]), "conv", node.name, reads, (y,), facts)
 
 
-def _packed(asm: CudaAssembler, name: str, array: Array) -> str:
-    return asm.pack(name, array)
+def _scenarios(graph: Graph) -> list[dict[str, int]]:
+    """The nominal sizes, and larger ones where they are symbols."""
+    nominal = dict(graph.nominal)
+    symbols = {s for node in graph.inputs for s in getattr(node.type.shape[0] if node.type.rank else 1, "symbols", ())}
+    larger = {name: value * MANY if name in symbols else value for name, value in nominal.items()}
+    return [nominal, larger] if larger != nominal else [nominal]
+
+
+def _variant(asm: CudaAssembler, spec: ConvSpec) -> Variant:
+    name, source = conv.emit(spec, "cuda")
+    asm.kernels[name] = source
+    if not spec.partial:
+        return Variant(spec, name)
+    reduce, text = epilogue.emit_reduce(spec.math, spec.epilogue, "cuda")
+    asm.kernels[reduce] = text
+    return Variant(spec, name, reduce)
 
 
 def _lanes(spec: ConvSpec, groups: int, outputs: int, order: Ints | None) -> Array:
@@ -226,19 +283,51 @@ def _define(asm: CudaAssembler, node: Node, y: Planes) -> None:
     asm.define(y)
 
 
-def sizes_of(step: Step, bound: LaunchPlan) -> tuple[ConvSpec, ConvSizes, Roles]:
-    """Spec, sizes and buffers of a call."""
+def conv_launches(step: Step, bound: LaunchPlan) -> Sequence[Launch]:
+    """The convolution, by the variant that suits the sizes, and what adds the parts of a split K."""
     call: ConvCall = step.params["call"]
+    sizes, roles = _sizes(step, bound, call)
+    if sizes.pixels == 0:
+        return ()
+    variant, splits = _best(call, sizes)
+    spec, sizes = variant.spec, replace(sizes, splits=splits)
+    if spec.window:
+        roles["taps"] = bound.numbers(conv_launch.pack_taps(spec, sizes))
+    if spec.partial:
+        roles["work"] = bound.workspace(conv_launch.work_bytes(spec, sizes))
+    found = [bind(variant.kernel, conv_launch.launch(spec, sizes), roles)]
+    if spec.partial:
+        found.append(bind(variant.reduce, conv_launch.launch_reduce(spec, sizes), roles))
+    return found
+
+
+def _best(call: ConvCall, sizes: ConvSizes) -> tuple[Variant, int]:
+    """The variant, and the parts of K, with the least time by the model."""
+    where = choice.machine(call.arch)
+    found: list[tuple[float, Variant, int]] = []
+    for variant in call.variants:
+        tile = variant.spec.tile
+        most = min(-(-sizes.depth // tile.bk) // choice.LEAST_STEPS, choice.MOST_SPLITS) if variant.spec.partial else 1
+        for splits in (s for s in (1, 2, 3, 4, 6, 8, 12, 16) if s <= max(most, 1)):
+            args = (variant.spec.math, sizes.pixels, call.outputs, max(sizes.depth, 1), call.groups, splits, where)
+            found.append((choice.clocks(tile, *args), variant, splits))
+    _, variant, splits = min(found, key=lambda one: one[0])
+    return variant, splits
+
+
+def _sizes(step: Step, bound: LaunchPlan, call: ConvCall) -> tuple[ConvSizes, Roles]:
+    """Sizes and buffers of a call."""
     source, target = step.reads[0], step.writes[0]
     assert isinstance(source, (Planes, Flattened)) and isinstance(target, Planes)
     x, y = bound.view(source, call.first), bound.view(target)
     element = bound.program.buffers[target.planes[0][0]].element
+    spec = call.variants[0].spec
     (a, b), (ey, ex) = call.start, call.every
     row = y.width * y.pitch
     strides = (y.area * y.pitch, row * ey, y.pitch * ex)
     roles: Roles = {"x": x.pointer, "y": y.pointer.moved((a * row + b * y.pitch) * element)}
     residual_pitch, residual_strides = 0, (0, 0, 0)
-    if call.spec.epilogue.residual:
+    if spec.epilogue.residual:
         other = step.reads[1]
         assert isinstance(other, Planes)
         r = bound.view(other)
@@ -248,24 +337,8 @@ def sizes_of(step: Step, bound: LaunchPlan) -> tuple[ConvSpec, ConvSizes, Roles]
     sizes = ConvSizes(
         y.images, x.height, x.width, call.channels, call.outputs, bound.size(call.height), bound.size(call.width),
         x.pitch, y.pitch, call.groups, call.offsets, call.stride, call.padding, residual_pitch,
-        strides if call.spec.scatter else (0, 0, 0), residual_strides if call.spec.scatter else (0, 0, 0),
-        step.params["splits"], call.params,
+        strides if spec.scatter else (0, 0, 0), residual_strides if spec.scatter else (0, 0, 0), 1, call.params,
     )  # fmt: skip
     for role, name in call.tables.items():
         roles[role] = bound.packed(name)
-    if call.spec.window:
-        roles["taps"] = bound.numbers(conv_launch.pack_taps(call.spec, sizes))
-    return call.spec, sizes, roles
-
-
-def conv_launches(step: Step, bound: LaunchPlan) -> Sequence[Launch]:
-    """The convolution, and what adds the parts of a split K."""
-    spec, sizes, roles = sizes_of(step, bound)
-    if sizes.pixels == 0:
-        return ()
-    if spec.partial:
-        roles["work"] = bound.workspace(conv_launch.work_bytes(spec, sizes))
-    found = [bind(step.kernel, conv_launch.launch(spec, sizes), roles)]
-    if spec.partial:
-        found.append(bind(step.params["reduce"], conv_launch.launch_reduce(spec, sizes), roles))
-    return found
+    return sizes, roles

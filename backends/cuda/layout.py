@@ -42,11 +42,13 @@ class CudaAssembler(Assembler):
         target: str,
         precision: str,
         storage: str,
+        arch: str,
         conversions: Conversions,
         given: Mapping[str, Array] | None = None,
     ) -> None:
         super().__init__(graph, target, 0, conversions, given)
         self.precision = precision
+        self.arch = arch
         self.storage = storage
         self.vector = VECTOR[storage]
         self.homes, self._widths = find_homes(graph, self.vector)
@@ -92,7 +94,7 @@ class CudaAssembler(Assembler):
         return made
 
     def run(self, name: str) -> tuple[Planes, int, Ints]:
-        """For a reader that packs weights by lane: the value, its first lane, and the channel in each lane, -1 for none.
+        """For a reader that packs weights by lane: the value, its first lane, and each lane's channel, -1 for none.
 
         All those lanes have been written, and their number is a multiple of 16 bytes.
         """

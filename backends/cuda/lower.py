@@ -60,7 +60,7 @@ LAUNCHES: Mapping[str, Callable[[Step, LaunchPlan], Sequence[Launch]]] = {
 
 
 def lower(
-    graph: Graph, precision: str = "float32", arch: str = "", packed: Mapping[str, Array] | None = None
+    graph: Graph, precision: str = "float32", arch: str = "sm_90a", packed: Mapping[str, Array] | None = None
 ) -> Program:
     """The Program of a graph; `packed` holds constants packed before for the same graph and precision.
 
@@ -72,8 +72,7 @@ def lower(
         raise TargetError(f"CUDA has no kernels for {listed}", hint="use target='reference'")
     graph = flatten_linears(graph)
     storage = STORAGE[precision]
-    target = f"cuda:{arch}" if arch else "cuda"
-    asm = CudaAssembler(graph, target, precision, storage, moves.conversions(storage), packed)
+    asm = CudaAssembler(graph, f"cuda:{arch}", precision, storage, arch, moves.conversions(storage), packed)
     for slot, node in enumerate(graph.inputs):
         asm.buffers.append(Buffer(slot, node.name, node.type, place="input", slot=slot))
         asm.define(Plain(node.name, slot, node.type))
@@ -84,7 +83,7 @@ def lower(
 
 
 def shuffled_outputs(graph: Graph) -> dict[str, Ints]:
-    """Where a convolution puts its outputs, lane by channel, so that the shuffle that alone reads them moves nothing."""
+    """Where a convolution puts its outputs, lane by channel, so that the shuffle that reads them moves nothing."""
     wanted: dict[str, Ints] = {}
     for node in graph.operators:
         source = graph[node.operands[0]] if node.op == "channel_shuffle" else None

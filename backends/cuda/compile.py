@@ -61,8 +61,12 @@ class CompiledKernel:
 
 def missing() -> str:
     """What of the `cuda` extra is not installed; nothing where all is there."""
-    for module, package in (("numba_cuda", "numba-cuda"), ("cuda", "cuda-bindings")):
-        if find_spec(module) is None:
+    for module, package in (("numba_cuda", "numba-cuda"), ("cuda.bindings", "cuda-bindings")):
+        try:
+            found = find_spec(module)
+        except ModuleNotFoundError:
+            found = None
+        if found is None:
             return package
     return ""
 

@@ -50,7 +50,7 @@ def launch(spec: ConvSpec, sizes: ConvSizes) -> Launch:
     }  # fmt: skip
     for name, divisor in (("tiles", tiles_n), ("oh", s.out_height), ("ow", s.out_width)):
         numbers[f"{name}_factor"], numbers[f"{name}_shift"] = magic(divisor)
-    args = _words(arguments(spec), numbers, s.params)
+    args = words(arguments(spec), numbers, s.params)
     return Launch((tiles_m * tiles_n, 1, s.groups * splits), tile.threads, shared_bytes(spec), args)
 
 
@@ -68,7 +68,7 @@ def launch_reduce(spec: ConvSpec, sizes: ConvSizes) -> Launch:
     }  # fmt: skip
     for name, divisor in (("row", row_items), ("group", group_items)):
         numbers[f"{name}_factor"], numbers[f"{name}_shift"] = magic(divisor)
-    args = _words(reduce_arguments(spec.math, epilogue), numbers, s.params)
+    args = words(reduce_arguments(spec.math, epilogue), numbers, s.params)
     return Launch((max(-(-s.pixels * row_items // THREADS), 1), 1, 1), THREADS, 0, args)
 
 
@@ -131,17 +131,18 @@ def to_storage(array: Array, kind: str) -> Array:
     return (bits.astype(np.uint32) & np.uint32(0xFFFFE000)).view(np.float32)
 
 
-def _words(given: list[str], numbers: dict[str, int], params: tuple[float, ...]) -> tuple[Word, ...]:
-    words: list[Word] = []
+def words(given: list[str], numbers: dict[str, int], params: tuple[float, ...]) -> tuple[Word, ...]:
+    """Arguments in order: roles of pointers, `numbers` by name, float parameters."""
+    found: list[Word] = []
     for text in given:
         name, kind = text.split(": ")
         if kind.endswith("*"):
-            words.append(name)  # type: ignore[arg-type]
+            found.append(name)  # type: ignore[arg-type]
         elif kind == "f32":
-            words.append(float(params[int(name[1:])]))
+            found.append(float(params[int(name[1:])]))
         else:
-            words.append(numbers[name])
-    return tuple(words)
+            found.append(numbers[name])
+    return tuple(found)
 
 
 def _check(spec: ConvSpec, s: ConvSizes) -> None:

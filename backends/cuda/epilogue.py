@@ -132,11 +132,13 @@ def write_values(out: Writer, epilogue: Epilogue, values: list[str], ok: str, at
         if epilogue.output == "tf32":
             out(f"{v} = round_tf32({v})")
         out(f"{v} = select(real{j}, {v}, 0.0)")
-    storage = STORAGE[epilogue.output]
+    storage, most = STORAGE[epilogue.output], VECTOR[epilogue.output]
     if epilogue.lanes:
         out(*(f"store_{storage}({ok} & (l{j} >= 0), y, {at} + l{j}, {v})" for j, v in enumerate(values)))
-    else:
-        out(f"store_{storage}x{len(values)}({ok}, y, {at}, ({', '.join(values)}))")
+        return
+    for start in range(0, len(values), most):
+        some = values[start : start + most]
+        out(f"store_{storage}x{len(some)}({ok}, y, {at} + {start}, ({', '.join(some)}))")
 
 
 def reduce_arguments(math: str, epilogue: Epilogue) -> list[str]:

@@ -131,7 +131,10 @@ class Launch:
 
 @dataclass(frozen=True)
 class DepthwiseSpec:
-    """A depthwise convolution: a thread computes V channels x `columns` neighbouring outputs of a row."""
+    """A depthwise convolution: a thread computes V channels x `columns` neighbouring outputs of a row.
+
+    The output's lanes are the input's: VECTOR[epilogue.output] is at most VECTOR[math].
+    """
 
     math: Math
     kernel: tuple[int, int]
@@ -143,7 +146,7 @@ class DepthwiseSpec:
 
 @dataclass(frozen=True)
 class DepthwiseSizes:
-    """What a depthwise launch depends on; `channels` real ones, weights [R, S, padded channels] of the storage type."""
+    """What a depthwise launch depends on; `channels` real ones. Weights are `depthwise.pack_weights`."""
 
     batch: int
     height: int

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from convc.errors import Error, InputError, TargetError
+from convc.errors import Error, InputError
 from convc.interp import run_graph
 from convc.ir.graph import Graph
 from convc.limits import Limits
@@ -50,7 +50,8 @@ def compile(
         A path to an ONNX file, an onnx.ModelProto or its bytes, a torch.nn.Module in evaluation mode,
         `"zoo:resnet18"`, a path to a textual form, or a convc.Graph.
     target
-        `"cpu"`, or `"cpu:avx512"`, `"cpu:avx2"`, `"cpu:portable"` to force an instruction set; `"reference"` runs the
+        `"cpu"`, or `"cpu:avx512"`, `"cpu:avx2"`, `"cpu:portable"` to force an instruction set; `"cuda"` for this
+        machine's GPU, or `"cuda:sm_90a"`, `"cuda:sm_80,sm_90a"` to compile ahead, without one; `"reference"` runs the
         NumPy interpreter.
     passes
         `"default"`, `"none"` (each operator its own kernel), or a sequence of names and passes.
@@ -59,6 +60,9 @@ def compile(
         rewrites. It is measured on `calibration`; on other inputs it may be larger.
     threads
         Threads of an inference; None takes what the process may use. Results do not depend on it.
+    precision
+        `"float32"`, strictly; for CUDA also `"tf32"`, `"float16"` and `"bfloat16"`: what products take and activations
+        are stored as. Sums are float32 in each.
     input_shapes
         Shapes of inputs by name: a number fixes a size, a name makes it symbolic, None keeps it.
     example_inputs
@@ -85,10 +89,8 @@ def compile(
         Naming the node and the way out.
     """
     limits = limits or Limits()
-    if precision != "float32":
-        raise InputError(f"precision={precision!r} is not available for {target}", hint="use precision='float32'")
     chosen = choose_passes(passes, budget, calibration)
-    options = Options(target, threads, limits)
+    options = Options(target, threads, limits, precision)
     check_target(options)
     graph = read_source(source, input_shapes=input_shapes, example_inputs=example_inputs, limits=limits)
     return compile_graph(
@@ -182,6 +184,12 @@ def build_runnable(
         cpu = CpuTarget(detail, options.threads)
         given = packed if built_for == f"cpu:{cpu.isa.name}" else None
         return cpu.build(graph, options.limits, progress=progress, packed=given, objects=code, edit=edit)
+    if kind == "cuda":
+        from convc.backends.cuda.target import CudaTarget
+
+        cuda = CudaTarget(detail, options.precision)
+        given = packed if built_for == f"cuda:{cuda.arch}" else None
+        return cuda.build(graph, options.limits, progress=progress, packed=given, objects=code, edit=edit)
     if options.target == "reference":
         return Reference(graph)
     raise _unknown_target(options.target)
@@ -190,6 +198,15 @@ def build_runnable(
 def check_target(options: Options) -> CostModel | None:
     """The target's cost model. Raises TargetError or InputError where this machine cannot serve the options."""
     kind, _, detail = options.target.partition(":")
+    if kind == "cuda":
+        from convc.backends.cuda.target import CudaTarget
+
+        return CudaTarget(detail, options.precision).cost
+    if options.precision != "float32":
+        raise InputError(
+            f"precision={options.precision!r} is not available for {options.target}",
+            hint="use precision='float32', or target='cuda'",
+        )
     if kind == "cpu":
         from convc.backends.cpu.target import CpuTarget
 
@@ -200,9 +217,7 @@ def check_target(options: Options) -> CostModel | None:
 
 
 def _unknown_target(target: str) -> Error:
-    if target.partition(":")[0] == "cuda":
-        return TargetError("target 'cuda' is not available in this version", hint="use target='cpu'")
-    return InputError(f"target={target!r} is not known", hint="use 'cpu', 'cpu:avx2' or 'reference'")
+    return InputError(f"target={target!r} is not known", hint="use 'cpu', 'cpu:avx2', 'cuda' or 'reference'")
 
 
 class Reference:

@@ -55,11 +55,12 @@ class Runnable(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How a model is run: target with instruction set, threads (None: what the process may use), limits."""
+    """How a model is run: target with instruction set, threads (None: what the process may use), limits, precision."""
 
     target: str = "cpu"
     threads: int | None = None
     limits: Limits = field(default_factory=Limits)
+    precision: str = "float32"
 
 
 class CompiledModel:

@@ -11,6 +11,7 @@ import numpy as np
 
 from convc.backends.cuda import choice, conv, conv_launch, epilogue
 from convc.backends.cuda.binding_roles import Roles, bind
+from convc.backends.cuda.depthwise_conv import append_depthwise
 from convc.backends.cuda.elementwise import lower_prologue
 from convc.backends.cuda.formulas import function_of
 from convc.backends.cuda.layout import CudaAssembler
@@ -74,6 +75,10 @@ def lower_conv2d(asm: CudaAssembler, node: Node) -> None:
         raise TargetError(f"{node}: padding={node.attrs['padding']} crops", hint="use slice ahead of the convolution")
     name = str(node.inputs[0])
     mapped = lower_prologue(asm, node) if has_prologue(node.inputs, node.attrs) else None
+    if per_group == 1 and groups == out:
+        bias = constant(asm, node, "b") if node.input("b") is not None else None
+        append_depthwise(asm, node, mapped or asm.natural(name), MATH[asm.precision], weights, bias)
+        return
     x, first, lanes = _input(asm, name, mapped, groups)
     by_group = weights.reshape(groups, out // groups, per_group, height * breadth)
     shape = (groups, out // groups, lanes.shape[1])

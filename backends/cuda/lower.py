@@ -9,6 +9,7 @@ import numpy as np
 from convc.backends import shaping
 from convc.backends.cuda import (
     convolution,
+    depthwise_conv,
     elementwise,
     maps,
     matmul,
@@ -55,6 +56,7 @@ LAUNCHES: Mapping[str, Callable[[Step, LaunchPlan], Sequence[Launch]]] = {
     "map_plain": maps.plain_launches, "pool": pooling.pool_launches, "global_pool": pooling.global_launches,
     "along": reductions.along_launches, "norm": normalisation.norm_launches, "lrn": normalisation.lrn_launches,
     "resize": resampling.resize_launches, "conv": convolution.conv_launches,
+    "depthwise": depthwise_conv.depthwise_launches,
     "matmul": matmul.matmul_launches,
 }  # fmt: skip
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from convc.backends.binding import ARENA, FIRST_PACKED, SCRATCH, TABLES
-from convc.backends.cuda.arrays import DeviceArray
+from convc.backends.cuda.arrays import DeviceArray, device_array
 from convc.backends.cuda.compile import CompiledKernel
 from convc.backends.cuda.driver import Device, Graph, Node
 from convc.backends.cuda.lower import LAUNCHES
@@ -22,6 +22,8 @@ from convc.types import Array
 
 PLANS = 4
 """Plans that are kept: the most recently used sizes."""
+DEFAULT_STREAM = 1
+"""The legacy default stream, as interchange protocols name it."""
 
 
 class Executable:
@@ -50,6 +52,13 @@ class Executable:
         """Launches and memory for these sizes, without a device."""
         return LaunchPlan(self.program, sizes, LAUNCHES, self._limits)
 
+    def shared_memory(self) -> dict[str, int]:
+        """The most dynamic shared memory that each kernel is launched with, at nominal sizes."""
+        most: dict[str, int] = {}
+        for launch in self.plan(self.program.nominal).launches:
+            most[launch.kernel] = max(most.get(launch.kernel, 0), launch.shared)
+        return most
+
     def run(self, inputs: Sequence[Array], sizes: Mapping[str, int]) -> list[Array]:
         """New output arrays, from contiguous inputs in the Program's order."""
         plan = self._plan(sizes)
@@ -66,6 +75,11 @@ class Executable:
         device.synchronise(context.stream)
         plan.give_back(context)
         return outputs
+
+    @staticmethod
+    def take(value: Any, name: str, stream: int = 0) -> DeviceArray:
+        """A caller's array on the GPU as an input of `run_on_device`. Raises InputError."""
+        return device_array(value, name, stream or DEFAULT_STREAM)
 
     def run_on_device(
         self, inputs: Sequence[DeviceArray], sizes: Mapping[str, int], stream: int = 0

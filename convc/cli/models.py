@@ -42,7 +42,11 @@ def add_compile_options(
     """Options that say how MODEL is compiled; with `several_threads`, `--threads` takes a list; with `rewrites`, those
     that approximate and force are there.
     """
-    parser.add_argument("--target", help="cpu, cpu:avx512, cpu:avx2, cpu:portable or reference (default: cpu)")
+    parser.add_argument("--target", help="cpu, cpu:avx2, cuda, cuda:sm_90a, reference and the like (default: cpu)")
+    parser.add_argument(
+        "--precision", choices=("float32", "tf32", "float16", "bfloat16"), default="float32",
+        help="of products and activations, for cuda (default: float32, strictly)",
+    )  # fmt: skip
     parser.add_argument("--passes", help="default, none, or names joined by commas (see convc passes)")
     if several_threads:
         parser.add_argument(
@@ -136,7 +140,7 @@ def run_passes(
     from convc.compiler import choose_passes, optimise
     from convc.model import Options
 
-    graph, options = read_graph(args), Options(args.target or "cpu", args.threads)
+    graph, options = read_graph(args), Options(args.target or "cpu", args.threads, precision=args.precision)
     budget = getattr(args, "budget", None)
     passes = choose_passes(parse_passes(args.passes), budget, calibration_of(args, graph))
     return optimise(graph, options, passes, instruments=instruments, force=getattr(args, "force", False), **more)
@@ -180,6 +184,7 @@ def compile_source(args: argparse.Namespace) -> CompiledModel:
             calibration=calibration_of(args, graph),
             force=getattr(args, "force", False),
             threads=args.threads,
+            precision=args.precision,
             dump_dir=getattr(args, "dump_dir", None),
             progress=report,
         )

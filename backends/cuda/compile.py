@@ -145,7 +145,8 @@ def assemble(ptx: str, arch: str) -> CompiledKernel:
             nvjitlink.complete(handle)
         except nvjitlink.nvJitLinkError as error:
             log = _log(nvjitlink.get_error_log_size, nvjitlink.get_error_log, handle)
-            raise TargetError(f"PTX for {arch} was refused: {log or error}", hint="report this") from error
+            first = (log or str(error)).splitlines()[0]
+            raise TargetError(f"PTX for {arch} was refused: {first}", hint="report this") from error
         info = _log(nvjitlink.get_info_log_size, nvjitlink.get_info_log, handle)
         code = bytearray(nvjitlink.get_linked_cubin_size(handle))
         nvjitlink.get_linked_cubin(handle, code)

@@ -282,10 +282,7 @@ def _lanes(spec: ConvSpec, groups: int, outputs: int, order: Ints | None) -> Arr
 
 def _define(asm: CudaAssembler, node: Node, y: Planes) -> None:
     """Register y, with its channels where the store put them."""
-    order = asm.wanted.get(node.name) if node.input("residual") is None else None
-    if order is not None:
-        y = replace(y, places=np.stack([y.places[:, 0], y.places[0, 1] + order], axis=1))
-    asm.define(y)
+    asm.define(asm.stored(y, asm.wanted.get(node.name) if node.input("residual") is None else None))
 
 
 def conv_launches(step: Step, bound: LaunchPlan) -> Sequence[Launch]:

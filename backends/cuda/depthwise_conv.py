@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from convc.backends.cuda import depthwise
+from convc.backends.cuda import conv_launch, depthwise
 from convc.backends.cuda.binding_roles import Roles, bind
 from convc.backends.cuda.formulas import function_of
 from convc.backends.cuda.layout import CudaAssembler
@@ -37,7 +37,8 @@ def append_depthwise(asm: CudaAssembler, node: Node, x: Planes, math: Math, weig
     residual_name = node.input("residual")
     residual = asm.natural(residual_name) if residual_name is not None else None
     output: Any = "f32" if math == "tf32" and not asm.graph.users(node.name) else math
-    end = Epilogue(bias is not None, residual is not None, function, output)
+    order = asm.wanted.get(node.name) if residual is None else None
+    end = Epilogue(bias is not None, residual is not None, function, output, order is not None)
     kernel = (weights.shape[2], weights.shape[3])
     spec = DepthwiseSpec(math, kernel, stride, dilation, depthwise.columns_for(math, kernel, stride), end)
     packed = depthwise.pack_weights(spec, weights[:, 0])
@@ -46,13 +47,16 @@ def append_depthwise(asm: CudaAssembler, node: Node, x: Planes, math: Math, weig
         whole = np.zeros(padded(len(bias), asm.vector), np.float32)
         whole[: len(bias)] = bias
         tables["bias"] = asm.pack(f"{node.name}.b", whole)
+    if order is not None:
+        lanes = conv_launch.pack_lanes(end, order, 1, np.arange(len(order), asm.padded(len(order))))
+        tables["lanes"] = asm.pack(f"{node.name}.lanes", lanes)
     y = asm.new_planes(node.name, node.type)
     reads = (x, residual) if residual is not None else (x,)
     facts: dict[str, Any] = {"call": DepthwiseCall(spec, (top, left), tables, params)}
     if residual is not None:
         facts["in_place"] = 1
     asm.step(depthwise.emit(spec, "cuda"), "depthwise", node.name, reads, (y,), facts)
-    asm.define(y)
+    asm.define(asm.stored(y, order))
 
 
 def depthwise_launches(step: Step, bound: LaunchPlan) -> Sequence[Launch]:

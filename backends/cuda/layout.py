@@ -153,6 +153,11 @@ class CudaAssembler(Assembler):
         found = np.stack([np.zeros(channels, np.int64), start + np.arange(channels)], axis=1)
         return Planes(name, self.buffers[index].lanes, batch, height, width, ((index, 0),), found)
 
+    @staticmethod
+    def stored(y: Planes, order: Ints | None) -> Planes:
+        """`y` with channel c in lane `order[c]`, where a kernel's store put it."""
+        return y if order is None else replace(y, places=np.stack([y.places[:, 0], y.places[0, 1] + order], axis=1))
+
     def _new_buffer(self, name: str, batch: Size, channels: int, height: Size, width: Size, lanes: int) -> int:
         index, group = len(self.buffers), len(self._parent)
         self._parent.append(group)

@@ -85,19 +85,30 @@ def lower(
 
 
 def shuffled_outputs(graph: Graph) -> dict[str, Ints]:
-    """Where a convolution puts its outputs, lane by channel, so that the shuffle that reads them moves nothing."""
+    """Where a convolution puts its outputs, lane by channel, so that the permutation that reads them moves nothing."""
     wanted: dict[str, Ints] = {}
     for node in graph.operators:
-        source = graph[node.operands[0]] if node.op == "channel_shuffle" else None
-        if source is None or source.op != "conv2d" or source.input("residual") is not None:
+        order = permutation(graph, node)
+        source = graph[node.operands[0]] if order is not None else None
+        if order is None or source is None or source.op != "conv2d" or source.input("residual") is not None:
             continue
         if len(graph.users(source.name)) > 1 or graph.is_output(source.name):
             continue
-        channels, groups = concrete(node.type.shape[1], {}), node.attrs["groups"]
-        if source.attrs["groups"] == channels:
-            continue
-        order = np.arange(channels).reshape(groups, -1).T.reshape(-1)
-        lanes = np.empty(channels, np.int64)
-        lanes[order] = np.arange(channels)
+        lanes = np.empty(len(order), np.int64)
+        lanes[order] = np.arange(len(order))
         wanted[source.name] = lanes
     return wanted
+
+
+def permutation(graph: Graph, node: Node) -> Ints | None:
+    """The channel of the input that each channel of the output is, where the node only permutes them."""
+    if node.op not in {"channel_shuffle", "gather"} or node.type.rank != 4 or not isinstance(node.type.shape[1], int):
+        return None
+    channels = np.arange(node.type.shape[1])
+    if node.op == "channel_shuffle":
+        return channels.reshape(node.attrs["groups"], -1).T.reshape(-1)
+    indices = graph[node.operands[1]]
+    if node.attrs["axis"] % 4 != 1 or indices.op != "constant" or indices.type.rank != 1:
+        return None
+    order = np.where(indices.array < 0, indices.array + len(channels), indices.array).astype(np.int64)
+    return order if np.array_equal(np.sort(order), channels) and graph[node.operands[0]].type == node.type else None

@@ -51,7 +51,9 @@ class CompiledKernel:
         head, _, code = data.partition(b"\n")
         try:
             figures = json.loads(head)
-            kernel = CompiledKernel(code, *(int(figures[n]) for n in ("registers", "spills", "stack", "shared")))
+            kernel = CompiledKernel(
+                code, int(figures["registers"]), int(figures["spills"]), int(figures["stack"]), int(figures["shared"])
+            )
         except (ValueError, KeyError, TypeError) as error:
             raise TargetError("a kept kernel cannot be read", hint="convc cache --clear") from error
         if not code.startswith(b"\x7fELF"):
@@ -93,16 +95,17 @@ def _numba() -> Any:
     import numpy as np
 
     if not hasattr(np, "row_stack"):
-        np.row_stack = np.vstack  # type: ignore[attr-defined]  # numba-cuda 0.30 looks for it when it is imported
+        np.row_stack = np.vstack  # numba-cuda 0.30 looks for it when it is imported
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             from numba import cuda
 
-            from convc.backends.cuda import primitives_extra_ptx, primitives_ptx
+            from convc.backends.cuda import primitives_extra_ptx, primitives_ptx, primitives_types
     except Exception as error:
         raise TargetError(f"numba-cuda cannot be imported: {error}", hint=HINT) from error
-    return cuda, primitives_ptx.KINDS, {**primitives_ptx.VOCABULARY, **primitives_extra_ptx.vocabulary(primitives_ptx)}
+    extra = primitives_extra_ptx.vocabulary(primitives_types)
+    return cuda, primitives_types.KINDS, {**primitives_ptx.VOCABULARY, **extra}
 
 
 def compile_ptx(source: str, arch: str) -> str:

@@ -98,7 +98,7 @@ def pack_weights(spec: ConvSpec, weights: Array) -> Array:
     return to_storage(whole, spec.math)
 
 
-def pack_bias(spec: ConvSpec, bias: Array, groups: int) -> Array:
+def pack_bias(spec: ConvSpec | Epilogue, bias: Array, groups: int) -> Array:
     """[G * O] as float32 [G, padded outputs]."""
     outputs = bias.size // groups
     whole = np.zeros((groups, padded_outputs(spec, outputs)), np.float32)
@@ -106,7 +106,7 @@ def pack_bias(spec: ConvSpec, bias: Array, groups: int) -> Array:
     return whole
 
 
-def pack_lanes(spec: ConvSpec, lanes: Array, groups: int, zeros: Array | None = None) -> Array:
+def pack_lanes(spec: ConvSpec | Epilogue, lanes: Array, groups: int, zeros: Array | None = None) -> Array:
     """Lane of each output [G * O] as int32 [G, padded outputs]; `zeros` are lanes that shall hold zeros."""
     outputs = lanes.size // groups
     whole = np.full((groups, padded_outputs(spec, outputs)), -1, np.int32)
@@ -124,11 +124,12 @@ def to_storage(array: Array, kind: str) -> Array:
     if kind == "f16":
         return np.ascontiguousarray(array).astype(np.float16)
     drop = 13 if kind == "tf32" else 16
-    bits = np.ascontiguousarray(array, np.float32).view(np.uint32).astype(np.uint64)
+    bits: Array = np.ascontiguousarray(array, np.float32).view(np.uint32).astype(np.uint64)
     bits = bits + np.uint64((1 << (drop - 1)) - 1) + ((bits >> np.uint64(drop)) & np.uint64(1))
     if kind == "bf16":
-        return (bits >> np.uint64(16)).astype(np.uint16)
-    return (bits.astype(np.uint32) & np.uint32(0xFFFFE000)).view(np.float32)
+        return np.asarray(bits >> np.uint64(16), np.uint16)
+    kept: Array = bits.astype(np.uint32) & np.uint32(0xFFFFE000)
+    return kept.view(np.float32)
 
 
 def words(given: list[str], numbers: dict[str, int], params: tuple[float, ...]) -> tuple[Word, ...]:

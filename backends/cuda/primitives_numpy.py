@@ -32,7 +32,10 @@ class Memory:
         self.name = name
         raw = flat.view(np.uint8)
         self.raw, self.bytes = raw, raw.size
-        self.views = {4: raw[: raw.size // 4 * 4].view(np.uint32), 2: raw[: raw.size // 2 * 2].view(np.uint16)}
+        self.views: dict[int, Array] = {
+            4: raw[: raw.size // 4 * 4].view(np.uint32),
+            2: raw[: raw.size // 2 * 2].view(np.uint16),
+        }
         self.stored: Array | None = None
 
     def check(self, what: str, live: Array, index: Array, size: int, count: int) -> None:
@@ -99,7 +102,8 @@ def from_bits(kind: str, bits: Array) -> Array:
         return bits.view(np.float32)
     if kind == "f16":
         return bits.view(np.float16).astype(np.float32)
-    return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    high: Array = bits.astype(np.uint32) << np.uint32(16)
+    return high.view(np.float32)
 
 
 def round_tf32(x: Array) -> Array:
@@ -215,7 +219,8 @@ class Lanes:
             """[warp, lane, values a word] of one register."""
             bits = np.ascontiguousarray(word).view(np.uint32)
             if kind == "tf32":
-                return (bits & np.uint32(0xFFFFE000)).view(np.float32).reshape(-1, 32, 1)
+                kept: Array = bits & np.uint32(0xFFFFE000)
+                return kept.view(np.float32).reshape(-1, 32, 1)
             halves = np.stack([bits & np.uint32(0xFFFF), bits >> np.uint32(16)], axis=-1).astype(np.uint16)
             return from_bits(kind, halves).reshape(-1, 32, 2)
 

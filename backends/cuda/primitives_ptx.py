@@ -35,6 +35,8 @@ from convc.backends.cuda.primitives_types import (
 )
 from convc.backends.cuda.vocabulary import COPIES, WIDTHS, suffix
 
+__all__ = ["VOCABULARY"]
+
 # ---- indices, integers, floats ---------------------------------------------------------------------------------------
 
 for _name, _register in (("thread", "tid.x"), ("block_x", "ctaid.x"), ("block_y", "ctaid.y"), ("block_z", "ctaid.z")):
@@ -58,7 +60,6 @@ def _fastdiv(context: Any, builder: Any, n: Value, factor: Value, shift: Value) 
 primitive("fastdiv", i32, (i32, i32, i32), _fastdiv)
 
 
-@intrinsic
 def _select(context: Any, p: Any, a: Any, b: Any) -> Any:
     kind = next((k for k in (a, b) if k in (i32, f32)), None)
     if kind is None:
@@ -66,7 +67,7 @@ def _select(context: Any, p: Any, a: Any, b: Any) -> Any:
     return kind(boolean, kind, kind), lambda context, builder, signature, args: builder.select(*args)
 
 
-VOCABULARY["select"] = _select
+VOCABULARY["select"] = intrinsic(_select)
 
 
 def _constant(kind: Scalar) -> Any:
@@ -210,7 +211,6 @@ primitive("commit", types.void, (), _order("cp.async.commit_group;"))
 primitive("barrier", types.void, (), _order("bar.sync 0;"))
 
 
-@intrinsic
 def _wait(context: Any, groups: Any) -> Any:
     if not isinstance(groups, types.IntegerLiteral):
         return None
@@ -223,7 +223,7 @@ def _wait(context: Any, groups: Any) -> Any:
     return types.void(groups), codegen
 
 
-VOCABULARY["wait"] = _wait
+VOCABULARY["wait"] = intrinsic(_wait)
 
 # ---- shared memory, warps, tensor cores ------------------------------------------------------------------------------
 
@@ -301,7 +301,6 @@ for _kind, _depth in (("tf32", 8), ("f16", 16), ("bf16", 16)):
     )
 
 
-@intrinsic
 def _shuffle_xor(context: Any, value: Any, mask: Any) -> Any:
     if value not in (i32, f32) or not isinstance(mask, types.IntegerLiteral):
         return None
@@ -313,7 +312,7 @@ def _shuffle_xor(context: Any, value: Any, mask: Any) -> Any:
     return value(value, mask), codegen
 
 
-VOCABULARY["shuffle_xor"] = _shuffle_xor
+VOCABULARY["shuffle_xor"] = intrinsic(_shuffle_xor)
 
 # ---- functions written in the vocabulary itself ----------------------------------------------------------------------
 

@@ -50,16 +50,18 @@ boolean = types.boolean
 # ---- literals and operators ------------------------------------------------------------------------------------------
 
 
-@implementations.lower_cast(types.Integer, Scalar)
 def _cast_integer(context: Any, builder: Any, source: Any, target: Scalar, value: Value) -> Value:
     if target == f32:
         return builder.sitofp(value, FLOAT)
     return builder.trunc(value, I32) if value.type.width > 32 else value
 
 
-@implementations.lower_cast(types.Float, Scalar)
 def _cast_float(context: Any, builder: Any, source: Any, target: Scalar, value: Value) -> Value:
     return value if value.type == FLOAT else builder.fptrunc(value, FLOAT)
+
+
+implementations.lower_cast(types.Integer, Scalar)(_cast_integer)
+implementations.lower_cast(types.Float, Scalar)(_cast_float)
 
 
 def _takes(kind: Scalar, given: Any) -> bool:
@@ -80,9 +82,10 @@ def _declare(op: Any, arity: int, result: Any = None) -> None:
 
 
 def _implement(op: Any, kind: Scalar, arity: int, emit: Callable[..., Value]) -> None:
-    @implementations.lower(op, *[kind] * arity)
     def lowered(context: Any, builder: Any, signature: Any, args: Sequence[Value]) -> Value:
         return emit(builder, *args)
+
+    implementations.lower(op, *[kind] * arity)(lowered)
 
 
 def _define_operators() -> None:

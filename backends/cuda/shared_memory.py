@@ -51,7 +51,8 @@ class SharedMemory:
         if crooked.any():
             raise LockstepError(f"{what}: shared address misaligned, at {lanes_text(crooked, s)}")
         self._count_conflicts(what, s[: self.threads].astype(np.int64), count)
-        return self.base + s // 4
+        first: Array = self.base + s // 4
+        return first
 
     def _count_conflicts(self, what: str, s: Array, count: int) -> None:
         """Most distinct words that one bank serves in one phase: a warp, half of one for 8 bytes, a quarter for 16."""

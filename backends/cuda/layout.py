@@ -21,7 +21,9 @@ from convc.errors import TargetError
 from convc.ir.graph import Graph, Node
 from convc.types import Array, DType, TensorType
 
-MOST_HOLES = 4
+SEVERAL = 2
+"""So many operands of a concatenation are picked from other values where these share a buffer."""
+MOST_HOLES = 2
 """A dense convolution reads a run of lanes at most this many times as wide as it has channels."""
 
 
@@ -98,17 +100,23 @@ class CudaAssembler(Assembler):
 
         All those lanes have been written, and their number is a multiple of 16 bytes.
         """
-        return self.readable(name, self.planes(name))
+        first = self.planes(name)
+        return self.readable(name, next((v for v in self._in_planes(name) if self._is_readable(v)), first))
 
     def readable(self, name: str, found: Planes) -> tuple[Planes, int, Ints]:
         """`run` of a value that lies in planes, copied where its lanes lie too far apart."""
+        return self.run_of(found if self._is_readable(found) else self.copied(name, found))
+
+    def _in_planes(self, name: str) -> list[Planes]:
+        return [layout for layout in self.layouts(name) if isinstance(layout, Planes)]
+
+    def _is_readable(self, found: Planes) -> bool:
+        """Whether the lanes that a reader by lane would read have been written, and are few."""
         lanes = found.places[:, 1]
         first = int(lanes.min()) // self.vector * self.vector
         width = self.padded(int(lanes.max()) + 1 - first)
         known = self._written.get(found.planes[0][0], set())
-        if width > MOST_HOLES * self.padded(found.channels) or not known.issuperset(range(first, first + width)):
-            return self.run_of(self.copied(name, found))
-        return self.run_of(found)
+        return width <= MOST_HOLES * self.padded(found.channels) and known.issuperset(range(first, first + width))
 
     def run_of(self, planes: Planes) -> tuple[Planes, int, Ints]:
         """`run` of a value as it lies."""
@@ -175,8 +183,17 @@ class CudaAssembler(Assembler):
         return self._rooms[root]
 
     def join(self, name: str, parts: Sequence[Planes]) -> Planes:
-        """The concatenation of values along their channels; parts that are not at home are copied there."""
-        home = self.homes.pop(name)
+        """The concatenation of values along their channels.
+
+        Parts that lie in one buffer stay there, as in DenseNet, whose later concatenations hold the earlier ones;
+        else those that are not at home are copied there.
+        """
+        home = self.homes.pop(name, None) or Home(name, 0)
+        buffers = {part.planes[0] for part in parts}
+        lanes = np.concatenate([part.places[:, 1] for part in parts])
+        if len(buffers) == 1 and len(np.unique(lanes)) == len(lanes):
+            return replace(parts[0], name=name, places=np.stack([np.zeros(len(lanes), np.int64), lanes], axis=1))
+        self._widths.setdefault(home.root, lanes_of(self.graph, name, self.vector))
         room, start = self._room(home.root), home.start
         places = []
         for part in parts:
@@ -208,11 +225,17 @@ def find_homes(graph: Graph, vector: int) -> tuple[dict[str, Home], dict[str, in
     """Homes of concatenations along channels and of their operands, and the lanes of each buffer, by its root.
 
     The last concatenation that an operand is part of decides: those before it, as in DenseNet, are its first lanes.
+    Where several operands are picked from other values, as in ShuffleNetV2, these share a buffer: what is picked from
+    one buffer is one value, whose lanes a dense convolution can read, or one copy puts in order.
     """
     homes: dict[str, Home] = {}
     widths: dict[str, int] = {}
     for node in reversed(graph.operators):
         if not _joins_channels(node):
+            continue
+        bases = [_base(graph, name) for name in node.operands]
+        if sum(base != name for base, name in zip(bases, node.operands, strict=True)) >= SEVERAL:
+            _share(graph, vector, bases, homes, widths)
             continue
         if node.name not in homes:
             homes[node.name] = Home(node.name, 0)
@@ -223,6 +246,32 @@ def find_homes(graph: Graph, vector: int) -> tuple[dict[str, Home], dict[str, in
                 homes[name] = Home(homes[node.name].root, start)
             start += lanes_of(graph, name, vector)
     return homes, widths
+
+
+def _share(graph: Graph, vector: int, names: list[str], homes: dict[str, Home], widths: dict[str, int]) -> None:
+    """Give values one buffer, each its own lanes; buffers that some of them have already become one."""
+    wanted = [name for name in dict.fromkeys(names) if graph[name].op != "constant"]
+    roots = list(dict.fromkeys(homes[name].root for name in wanted if name in homes))
+    root = roots[0] if roots else wanted[0]
+    for other in roots[1:]:
+        for name, home in homes.items():
+            if home.root == other:
+                homes[name] = Home(root, home.start + widths[root])
+        widths[root] += widths.pop(other)
+    for name in wanted:
+        if name not in homes:
+            homes[name] = Home(root, widths.get(root, 0))
+            widths[root] = widths.get(root, 0) + lanes_of(graph, name, vector)
+
+
+def _base(graph: Graph, name: str) -> str:
+    """The value that a value's channels are picked from; itself where it is no pick."""
+    node = graph[name]
+    picks = node.op in {"slice", "gather"} and node.attrs["axis"] % max(node.type.rank, 1) == 1
+    if node.op == "channel_shuffle" or (picks and graph[node.operands[0]].type.rank == node.type.rank):
+        source = graph[node.operands[0]]
+        return _base(graph, source.name) if source.op not in {"input", "constant"} else name
+    return name
 
 
 def _joins_channels(node: Node) -> bool:

@@ -16,6 +16,7 @@ from convc.backends.workers import Compiler, Progress, build
 GENERATOR_FILES = (
     "primitives_ptx.py",
     "primitives_types.py",
+    "primitives_tiles.py",
     "primitives_math.py",
     "primitives_extra_ptx.py",
     "scalar_functions.py",

@@ -101,11 +101,11 @@ def _numba() -> Any:
             warnings.simplefilter("ignore")
             from numba import cuda
 
-            from convc.backends.cuda import primitives_extra_ptx, primitives_ptx, primitives_types
+            from convc.backends.cuda import primitives_extra_ptx, primitives_ptx, primitives_tiles, primitives_types
     except Exception as error:
         raise TargetError(f"numba-cuda cannot be imported: {error}", hint=HINT) from error
     extra = primitives_extra_ptx.vocabulary(primitives_types)
-    return cuda, primitives_types.KINDS, {**primitives_ptx.VOCABULARY, **extra}
+    return cuda, primitives_types.KINDS, {**primitives_ptx.VOCABULARY, **primitives_tiles.VOCABULARY, **extra}
 
 
 def compile_ptx(source: str, arch: str) -> str:

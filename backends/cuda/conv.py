@@ -103,6 +103,8 @@ class _Emitter:
         self.chunks = spec.tile.bk // self.vector
         self.rows = spec.tile.threads // self.chunks
         """Rows that all threads copy at once."""
+        self.lanes = (8, 4) if spec.math == "f32" else (16, 8)
+        """Rows and columns of a warp's tile that its lanes hold one sum each of, or four."""
         self.copy = f"copy_b32x{self.vector}" if ELEMENT[spec.math] == 4 else f"copy_b16x{self.vector}"
         assert spec.tile.bm % self.rows == 0 and spec.tile.bn % self.rows == 0, f"{tile_text(spec)}: too many threads"
 
@@ -121,10 +123,7 @@ class _Emitter:
         with out.block("while step < end"):
             out(f"wait({tile.stages - 2})", "barrier()")
             self._copies("wr")
-            if self.spec.math == "f32":
-                self._multiply_add()
-            else:
-                self._tensor_cores()
+            self._multiply()
             for at in ("rd", "wr"):
                 out(f"{at} = select({at} == {(tile.stages - 1) * self.slot}, 0, {at} + {self.slot})")
             out("step = step + 1")
@@ -173,14 +172,12 @@ class _Emitter:
         """Where this lane's part of its warp's rows begins, and the sums at zero."""
         out, tile = self.out, self.tile
         b = tile.bm * self.row
-        out("zero = f32(0.0)")
         if self.spec.math == "f32":
             out(f"fa = base + (wm + (lane & 7)) * {self.row}", f"fb = base + {b} + (wn + (lane >> 3)) * {self.row}")
-            out(*(f"c{i}_{j} = zero" for i in range(tile.wm // 8) for j in range(tile.wn // 4)))
-            return
-        out(f"fa = base + (wm + (lane & 15)) * {self.row} + (lane >> 4) * 16")
-        out(f"fb = base + {b} + (wn + (lane & 7) + (lane >> 4) * 8) * {self.row} + ((lane >> 3) & 1) * 16")
-        out(*(f"c{i}_{j} = (zero, zero, zero, zero)" for i in range(tile.wm // 16) for j in range(tile.wn // 8)))
+        else:
+            out(f"fa = base + (wm + (lane & 15)) * {self.row} + (lane >> 4) * 16")
+            out(f"fb = base + {b} + (wn + (lane & 7) + (lane >> 4) * 8) * {self.row} + ((lane >> 3) & 1) * 16")
+        out(f"sums = zeros({tile.wm * tile.wn // 32})")
 
     def _next_tap(self, at: str) -> None:
         """Read the entry of the table for step `at`: lane, and row and column offsets in the halves of a word."""
@@ -208,45 +205,29 @@ class _Emitter:
         if spec.window:
             self._next_tap("kg")
 
-    def _tensor_cores(self) -> None:
+    def _multiply(self) -> None:
+        """Add the products of the slot at `rd`."""
         out, tile = self.out, self.tile
-        rows, columns = tile.wm // 16, tile.wn // 8
         out("at_a = fa + rd", "at_b = fb + rd")
-        for k in range(tile.bk * ELEMENT[self.spec.math] // 32):
-            out(*(f"a{i} = load_matrix(at_a + {i * 16 * self.row + k * 32})" for i in range(rows)))
-            for j in range(0, columns, 2):
-                out(f"b = load_matrix(at_b + {j * 8 * self.row + k * 32})")
-                out(f"b{j} = (b[0], b[1])", f"b{j + 1} = (b[2], b[3])")
-            for j in range(columns):
-                out(*(f"c{i}_{j} = mma_{self.spec.math}(a{i}, b{j}, c{i}_{j})" for i in range(rows)))
-
-    def _multiply_add(self) -> None:
-        out, tile = self.out, self.tile
-        rows, columns = tile.wm // 8, tile.wn // 4
-        out("at_a = fa + rd", "at_b = fb + rd", "part = i32(0)")
-        with out.block(f"while part < {tile.bk // 4}"):
-            out(*(f"a{i} = load_shared_f32x4(at_a + {i * 8 * self.row})" for i in range(rows)))
-            for j in range(columns):
-                out(f"b = load_shared_f32x4(at_b + {j * 4 * self.row})")
-                for q in range(4):
-                    out(*(f"c{i}_{j} = fma(a{i}[{q}], b[{q}], c{i}_{j})" for i in range(rows)))
-            out("at_a = at_a + 16", "at_b = at_b + 16", "part = part + 1")
+        shape = f"{tile.wm // self.lanes[0]}, {tile.wn // self.lanes[1]}, {self.row}"
+        if self.spec.math == "f32":
+            out("part = i32(0)")
+            with out.block(f"while part < {tile.bk // 4}"):
+                out(f"sums = multiply_f32(sums, at_a, at_b, {shape})")
+                out("at_a = at_a + 16", "at_b = at_b + 16", "part = part + 1")
+            return
+        for k in range(0, tile.bk * ELEMENT[self.spec.math], 32):
+            out(f"sums = multiply_{self.spec.math}(sums, at_a + {k}, at_b + {k}, {shape})")
 
     def _keep_sums(self) -> None:
         """Lay the sums down as rows of pixels in shared memory."""
-        out, tile, words = self.out, self.tile, sum_words(self.spec)
+        out, tile, pitch = self.out, self.tile, sum_words(self.spec) * 4
+        shape = f"{tile.wm // self.lanes[0]}, {tile.wn // self.lanes[1]}, {pitch}"
         if self.spec.math == "f32":
-            out(f"sc = base + (wm + (lane & 7)) * {words * 4} + (wn + (lane >> 3)) * 4")
-            for i in range(tile.wm // 8):
-                for j in range(tile.wn // 4):
-                    out(f"store_shared_f32(sc + {(i * 8 * words + j * 4) * 4}, c{i}_{j})")
-            return
-        out(f"sc = base + (wm + (lane >> 2)) * {words * 4} + (wn + (lane & 3) * 2) * 4")
-        for i in range(tile.wm // 16):
-            for j in range(tile.wn // 8):
-                at = (i * 16 * words + j * 8) * 4
-                out(f"store_shared_f32x2(sc + {at}, (c{i}_{j}[0], c{i}_{j}[1]))")
-                out(f"store_shared_f32x2(sc + {at + 8 * words * 4}, (c{i}_{j}[2], c{i}_{j}[3]))")
+            out(f"sc = base + (wm + (lane & 7)) * {pitch} + (wn + (lane >> 3)) * 4", f"lay_f32(sums, sc, {shape})")
+        else:
+            out(f"sc = base + (wm + (lane >> 2)) * {pitch} + (wn + (lane & 3) * 2) * 4")
+            out(f"lay_fragments(sums, sc, {shape})")
 
 
 def tile_text(spec: ConvSpec) -> str:

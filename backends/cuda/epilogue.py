@@ -11,8 +11,8 @@ from convc.backends.cuda.formulas import WITH_PARAMETERS, apply, parameters
 from convc.backends.cuda.spec import ELEMENT, STORAGE, VECTOR, ConvSpec, Epilogue
 from convc.backends.cuda.writer import THREADS, Writer
 
-ROWS_AT_ONCE = 4
-"""Rows whose loads are in flight together."""
+IN_FLIGHT = 16
+"""Outputs of a thread whose loads are in flight together."""
 
 
 def name_of(math: str, epilogue: Epilogue) -> str:
@@ -66,7 +66,7 @@ def write_rows(out: Writer, spec: ConvSpec, words: int) -> None:
     tile, width = spec.tile, width_of(spec)
     stride = tile.threads // (tile.bn // width)
     count = max(tile.bm // stride, 1)
-    together = min(count, ROWS_AT_ONCE)
+    together = min(count, IN_FLIGHT // width)
     assert stride * count == tile.bm or count == 1, f"tile {tile}: rows do not divide"
     out(f"se = base + er * {words * 4} + ec * 4", "er = m0 + er", "row = i32(0)")
     with out.block(f"while row < {count}"):

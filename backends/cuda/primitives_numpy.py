@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from convc.backends.cuda import primitives_extra
+from convc.backends.cuda import primitives_extra, warp_tiles
 from convc.backends.cuda.primitives_math import COMPOSITES, define
 from convc.backends.cuda.shared_memory import LockstepError, SharedMemory, lanes_text
+from convc.backends.cuda.storage_bits import from_bits, to_bits
 from convc.backends.cuda.vocabulary import COPIES, ELEMENT_BYTES, WIDTHS, suffix
 from convc.types import Array
 
@@ -79,31 +80,6 @@ class Memory:
     def unwritten(self) -> int:
         """How many half-words the launch did not store."""
         return self.bytes // 2 if self.stored is None else int(np.count_nonzero(~self.stored))
-
-
-def to_bits(kind: str, value: Array) -> Array:
-    """Raw bits of float32 values (or integers) in a storage type."""
-    if kind in ("i32", "b16"):
-        return value.astype(np.uint16) if kind == "b16" else value.view(np.uint32)
-    if kind == "f32":
-        return value.view(np.uint32)
-    if kind == "f16":
-        return value.astype(np.float16).view(np.uint16)
-    bits = value.view(np.uint32).astype(np.uint64)
-    rounded = (bits + 0x7FFF + ((bits >> np.uint64(16)) & np.uint64(1))) >> np.uint64(16)
-    return np.where(np.isnan(value), 0x7FFF, rounded).astype(np.uint16)
-
-
-def from_bits(kind: str, bits: Array) -> Array:
-    """Values of raw bits."""
-    if kind in ("i32", "b16"):
-        return bits.astype(np.uint32).view(np.int32)
-    if kind == "f32":
-        return bits.view(np.float32)
-    if kind == "f16":
-        return bits.view(np.float16).astype(np.float32)
-    high: Array = bits.astype(np.uint32) << np.uint32(16)
-    return high.view(np.float32)
 
 
 def round_tf32(x: Array) -> Array:
@@ -205,44 +181,6 @@ class Lanes:
 
         return store
 
-    def _load_matrix(self, s: Value) -> Value:
-        """Lane l of a warp gives the address of row l % 8 of matrix l // 8; gets word l % 4 of row l // 4 of each."""
-        words = self.memory.load("load_matrix", self._all(s, np.int32, "load_matrix"), 4)
-        rows = np.stack(words, axis=-1).reshape(-1, 4, 8, 4)
-        lane = np.arange(32)
-        return tuple(np.ascontiguousarray(rows[:, m, lane // 4, lane % 4]).reshape(-1).view(np.int32) for m in range(4))
-
-    def _mma(self, kind: str) -> Callable[..., Value]:
-        name, per = f"mma_{kind}", 1 if kind == "tf32" else 2
-
-        def fragment(word: Array) -> Array:
-            """[warp, lane, values a word] of one register."""
-            bits = np.ascontiguousarray(word).view(np.uint32)
-            if kind == "tf32":
-                kept: Array = bits & np.uint32(0xFFFFE000)
-                return kept.view(np.float32).reshape(-1, 32, 1)
-            halves = np.stack([bits & np.uint32(0xFFFF), bits >> np.uint32(16)], axis=-1).astype(np.uint16)
-            return from_bits(kind, halves).reshape(-1, 32, 2)
-
-        row, col = np.arange(32) // 4, np.arange(32) % 4
-        warps = self.count // 32
-
-        def mma(a: Value, b: Value, c: Value) -> Value:
-            left = np.zeros((warps, 16, 8 * per), np.float32)
-            right = np.zeros((warps, 8, 8 * per), np.float32)
-            ks = [(col + 4 * half)[:, None] * per + np.arange(per) for half in range(2)]
-            for index, word in enumerate(self._parts(a, "i32", 4, name)):
-                left[:, (row + 8 * (index % 2))[:, None], ks[index // 2]] = fragment(word)
-            for index, word in enumerate(self._parts(b, "i32", 2, name)):
-                right[:, row[:, None], ks[index]] = fragment(word)
-            made = left @ right.transpose(0, 2, 1)
-            out = []
-            for index, old in enumerate(self._parts(c, "f32", 4, name)):
-                out.append(old + made[:, row + 8 * (index // 2), 2 * col + index % 2].reshape(-1))
-            return tuple(out)
-
-        return mma
-
     def _shuffle(self, value: Value, mask: int) -> Value:
         array = np.broadcast_to(value, (self.count,)).reshape(-1, 32)
         return np.ascontiguousarray(array[:, np.arange(32) ^ mask]).reshape(-1)
@@ -261,10 +199,10 @@ class Lanes:
             for count in (1, 2, 4):
                 found[f"load_shared_{suffix(kind, count)}"] = self._load_shared(kind, count)
                 found[f"store_shared_{suffix(kind, count)}"] = self._store_shared(kind, count)
-        found |= {f"mma_{kind}": self._mma(kind) for kind in ("tf32", "f16", "bf16")}
+        found |= warp_tiles.vocabulary(self.count, self.memory)
         memory = self.memory
         found |= {"commit": memory.commit, "wait": memory.wait, "barrier": memory.barrier}
-        found |= {"load_matrix": self._load_matrix, "shuffle_xor": self._shuffle}
+        found |= {"shuffle_xor": self._shuffle}
         found |= primitives_extra.vocabulary(self)
         return found
 

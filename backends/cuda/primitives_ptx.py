@@ -225,7 +225,7 @@ def _wait(context: Any, groups: Any) -> Any:
 
 VOCABULARY["wait"] = intrinsic(_wait)
 
-# ---- shared memory, warps, tensor cores ------------------------------------------------------------------------------
+# ---- shared memory, warps ------------------------------------------------------------------------------
 
 
 def _shared(context: Any, builder: Any) -> Value:
@@ -268,37 +268,6 @@ for _kind, _letter in (("f32", "f"), ("i32", "r")):
         _value = tuple_of(KINDS[_kind], _count)
         primitive(f"load_shared_{suffix(_kind, _count)}", _value, (i32,), _load_shared(_letter, _count))
         primitive(f"store_shared_{suffix(_kind, _count)}", types.void, (i32, _value), _store_shared(_letter, _count))
-
-
-def _load_matrix(context: Any, builder: Any, at: Value) -> Value:
-    text = "ldmatrix.sync.aligned.m8n8.x4.shared.b16 {$0, $1, $2, $3}, [$4];"
-    parts = unpack(builder, asm(builder, struct(I32, 4), text, "=r,=r,=r,=r,r,~{memory}", [at]), 4)
-    return result_of(context, builder, tuple_of(i32, 4), parts)
-
-
-primitive("load_matrix", tuple_of(i32, 4), (i32,), _load_matrix)
-
-
-def _mma(depth: int, kind: str) -> Emit:
-    names = [f"${i}" for i in range(14)]
-    text = (
-        f"mma.sync.aligned.m16n8k{depth}.row.col.f32.{kind}.{kind}.f32 {{{', '.join(names[:4])}}}, "
-        f"{{{', '.join(names[4:8])}}}, {{{', '.join(names[8:10])}}}, {{{', '.join(names[10:])}}};"
-    )
-    constraints = ",".join(["=f"] * 4 + ["r"] * 6 + ["f"] * 4)
-
-    def emit(context: Any, builder: Any, a: Value, b: Value, c: Value) -> Value:
-        args = [*unpack(builder, a, 4), *unpack(builder, b, 2), *unpack(builder, c, 4)]
-        parts = unpack(builder, asm(builder, struct(FLOAT, 4), text, constraints, args, effect=False), 4)
-        return result_of(context, builder, tuple_of(f32, 4), parts)
-
-    return emit
-
-
-for _kind, _depth in (("tf32", 8), ("f16", 16), ("bf16", 16)):
-    primitive(
-        f"mma_{_kind}", tuple_of(f32, 4), (tuple_of(i32, 4), tuple_of(i32, 2), tuple_of(f32, 4)), _mma(_depth, _kind)
-    )
 
 
 def _shuffle_xor(context: Any, value: Any, mask: Any) -> Any:

@@ -11,8 +11,8 @@ Here p is a predicate, s a byte address in shared memory, i an index in elements
   f16 f16x2 f16x4 f16x8 bf16 ... bf16x8 (float32 in registers, tuples where there are several), and b16 (raw bits).
 - Asynchronous copies to shared memory: copy_b32(p, s, x, i), b32x2 b32x4 b16x2 b16x4 b16x8, zeros where p is false;
   commit() ends a group; wait(n) leaves at most n groups in flight; barrier().
-- Shared memory: load_shared_f32(s), store_shared_f32(s, v), f32x2 f32x4 i32 i32x2 i32x4; load_matrix(s): ldmatrix.x4.
-- Warps: shuffle_xor(v, mask); mma_tf32, mma_f16, mma_bf16(a, b, c): m16n8k8 and m16n8k16 on fragments.
+- Shared memory: load_shared_f32(s), store_shared_f32(s, v), f32x2 f32x4 i32 i32x2 i32x4.
+- Warps: shuffle_xor(v, mask); zeros, multiply_f32 ... multiply_bf16, lay_f32, lay_fragments: see `warp_tiles`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Arrays on the GPU: those that callers bring, by `__cuda_array_interface__` or DLPack, and those that are given back."""
+"""Arrays on the GPU: those that callers bring, by `__cuda_array_interface__` or DLPack, and those given back."""
 
 from __future__ import annotations
 
@@ -65,7 +65,9 @@ def device_array(value: Any, name: str, stream: int = 1) -> DeviceArray:
 
         view = StridedMemoryView.from_dlpack(value, stream)
     except (ImportError, BufferError, TypeError) as error:
-        raise InputError(f"input {name} is no array on this GPU: {error}", hint="give a CUDA tensor or array") from error
+        raise InputError(
+            f"input {name} is no array on this GPU: {error}", hint="give a CUDA tensor or array"
+        ) from error
     dtype = np.dtype(view.dtype)
     strides = None if view.strides is None else tuple(s * dtype.itemsize for s in view.strides)
     _expect_contiguous(name, tuple(view.shape), strides, dtype.itemsize)

@@ -16,7 +16,7 @@ from convc.backends.cuda.elementwise import lower_prologue
 from convc.backends.cuda.formulas import function_of
 from convc.backends.cuda.layout import CudaAssembler
 from convc.backends.cuda.plan import Launch, LaunchPlan
-from convc.backends.cuda.spec import VECTOR, ConvSizes, ConvSpec, Epilogue, Math
+from convc.backends.cuda.spec import VECTOR, ConvSizes, ConvSpec, Epilogue, Math, padded
 from convc.backends.program import Flattened, Ints, Planes, Step
 from convc.dims import Size, concrete
 from convc.errors import TargetError
@@ -203,13 +203,15 @@ def _by_lane(weights: Array, lanes: Ints) -> Array:
     """Weights [groups, outputs, channels, taps] as [groups, outputs, taps, lanes], zeros for no channel."""
     groups = np.arange(len(weights))[:, None]
     found = weights.transpose(0, 2, 1, 3)[groups, np.maximum(lanes, 0)]  # [groups, lanes, outputs, taps]
-    return np.where((lanes >= 0)[..., None, None], found, np.float32(0)).transpose(0, 2, 3, 1)
+    kept: Array = np.where((lanes >= 0)[..., None, None], found, np.float32(0)).transpose(0, 2, 3, 1)
+    return kept
 
 
 def append(
     asm: CudaAssembler, node: Node, x: Planes | Flattened, first: int, y: Planes, shape: tuple[int, int, int],
-    weights: Callable[[], Array], offsets: tuple[tuple[int, int], ...], stride: tuple[int, int], padding: tuple[int, int], size: tuple[Size, ...],
-    *, start: tuple[int, int] = (0, 0), every: tuple[int, int] = (1, 1), flattened: bool = False,
+    weights: Callable[[], Array], offsets: tuple[tuple[int, int], ...], stride: tuple[int, int],
+    padding: tuple[int, int], size: tuple[Size, ...], *, start: tuple[int, int] = (0, 0),
+    every: tuple[int, int] = (1, 1), flattened: bool = False,
 ) -> None:  # fmt: skip
     """Append a call of the kernel. `weights` makes [groups, outputs, taps, lanes]; `shape` is that without taps."""
     groups, outputs, channels = shape
@@ -227,7 +229,7 @@ def append(
     scatter = every != (1, 1)
     plain = plain and not flattened
     math_spec = ConvSpec(math, choice.CANDIDATES[math][0], not plain, scatter, False, end)
-    count = groups * outputs * conv_launch.padded(len(offsets) * channels, math_spec.tile.bk)
+    count = groups * outputs * padded(len(offsets) * channels, math_spec.tile.bk)
     dtype = np.uint16 if math == "bf16" else np.float16 if math == "f16" else np.float32
     tables = {
         "w": asm.pack_later(f"{node.name}.w", count, lambda: conv_launch.pack_weights(math_spec, weights()), dtype)

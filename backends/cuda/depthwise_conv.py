@@ -79,6 +79,3 @@ def depthwise_launches(step: Step, bound: LaunchPlan) -> Sequence[Launch]:
         y.images, x.height, x.width, y.channels, y.height, y.width, x.pitch, y.pitch, call.padding, pitch, call.params
     )
     return (bind(step.kernel, depthwise.launch(call.spec, sizes), roles),)
-
-
-

@@ -1,4 +1,4 @@
-"""A Program with its cubins, run on a GPU: plans by size, one CUDA graph and one allocation each, weights uploaded once."""
+"""A Program with its cubins, run on a GPU: plans by size, a graph and an allocation each, weights uploaded once."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DEFAULT_STREAM = 1
 
 
 class Executable:
-    """Runs a Program on the device that `open_device` gives, on first use. Any number of threads may call it at once."""
+    """Runs a Program on the device that `open_device` gives, on first use. Many threads may call it at once."""
 
     def __init__(
         self,

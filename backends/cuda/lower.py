@@ -23,7 +23,6 @@ from convc.backends.cuda.layout import CudaAssembler
 from convc.backends.cuda.plan import Launch, LaunchPlan
 from convc.backends.prepare import flatten_linears
 from convc.backends.program import Buffer, Ints, Plain, Program, Step
-from convc.dims import concrete
 from convc.errors import TargetError
 from convc.ir.graph import Graph, Node
 from convc.types import Array
@@ -104,11 +103,12 @@ def permutation(graph: Graph, node: Node) -> Ints | None:
     """The channel of the input that each channel of the output is, where the node only permutes them."""
     if node.op not in {"channel_shuffle", "gather"} or node.type.rank != 4 or not isinstance(node.type.shape[1], int):
         return None
-    channels = np.arange(node.type.shape[1])
+    channels: Ints = np.arange(node.type.shape[1])
     if node.op == "channel_shuffle":
-        return channels.reshape(node.attrs["groups"], -1).T.reshape(-1)
+        shuffled: Ints = channels.reshape(node.attrs["groups"], -1).T.reshape(-1)
+        return shuffled
     indices = graph[node.operands[1]]
     if node.attrs["axis"] % 4 != 1 or indices.op != "constant" or indices.type.rank != 1:
         return None
-    order = np.where(indices.array < 0, indices.array + len(channels), indices.array).astype(np.int64)
+    order: Ints = np.where(indices.array < 0, indices.array + len(channels), indices.array).astype(np.int64)
     return order if np.array_equal(np.sort(order), channels) and graph[node.operands[0]].type == node.type else None

@@ -29,7 +29,7 @@ class Operand:
 
 
 def emit_planes(storage: str, function: str, ways: str, count: int, then: str = "") -> tuple[str, str]:
-    """y = then(function(x0, x1, ...)) on planes.
+    """Y = then(function(x0, x1, ...)) on planes.
 
     `ways` has a letter an operand: v like the result, b broadcast along some axes, s one lane for all (broadcast, too),
     c a constant a channel, k a constant a pixel and channel. `count` parameters belong to `function` or `then`.
@@ -84,7 +84,7 @@ def emit_planes(storage: str, function: str, ways: str, count: int, then: str = 
 
 
 def emit_plain(function: str, operands: int, count: int) -> tuple[str, str]:
-    """y = function(x0, x1, ...) on plain float32 tensors of up to 6 axes."""
+    """Y = function(x0, x1, ...) on plain float32 tensors of up to 6 axes."""
     arguments = ["y: f32*", "total: i32", *(f"d{axis}: i32" for axis in range(1, RANK))]
     for i in range(operands):
         arguments += [f"x{i}: f32*", *(f"s{i}_{axis}: i32" for axis in range(RANK))]
@@ -100,7 +100,7 @@ def emit_plain(function: str, operands: int, count: int) -> tuple[str, str]:
 
 
 def emit_scalar(op: str, inputs: Sequence[str], output: str) -> tuple[str, str]:
-    """y = op(x0, x1, ...) element by element, for any element types; `compute_` primitives say what each does."""
+    """Y = op(x0, x1, ...) element by element, for any element types; `compute_` primitives say what each does."""
     arguments = [f"y: {output}*", "total: i32", *(f"d{axis}: i32" for axis in range(1, RANK))]
     for i, kind in enumerate(inputs):
         arguments += [f"x{i}: {kind}*", *(f"s{i}_{axis}: i32" for axis in range(RANK))]

@@ -1,4 +1,4 @@
-"""Matrix products of two computed plain tensors, in batches: a thread an element, for what convolutions do not cover."""
+"""Matrix products of two computed plain tensors, in batches: a thread an element."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from convc.types import DType
 
 
 def emit_matmul() -> tuple[str, str]:
-    """y[b, m, n] = sum over k of p[b, m, k] * q[b, k, n]. `batches` holds where p and q begin, in elements, by batch."""
+    """y[b, m, n] = sum over k of p[b, m, k] * q[b, k, n]. `batches` holds where p and q begin, in elements."""
     arguments = ["p: f32*", "q: f32*", "y: f32*", "batches: i32*", "total: i32", "M: i32", "N: i32", "K: i32"]
     out = Writer("f32_matmul__cuda", arguments, "plain; p [M, K], q [K, N] by batch")
     out.item("item", "total")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from convc.backends.cuda.layout import CudaAssembler
-from convc.backends.cuda.plan import Launch, LaunchPlan
+from convc.backends.cuda.plan import Argument, Launch, LaunchPlan
 from convc.backends.cuda.vectors import keep_channels, load, store
 from convc.backends.cuda.writer import VECTOR, Writer
 from convc.backends.program import Planes, Step
@@ -109,7 +109,7 @@ def pool_launches(step: Step, bound: LaunchPlan) -> Sequence[Launch]:
     assert isinstance(source, Planes) and isinstance(target, Planes)
     x, y, window = bound.view(source), bound.view(target), step.params["window"]
     groups = -(-y.channels // (16 // bound.program.buffers[target.planes[0][0]].element))
-    arguments = [
+    arguments: list[Argument] = [
         x.pointer, y.pointer, x.pitch, y.pitch, y.pixels, groups, y.channels, x.height, x.width, y.height, y.width,
         *window["kernel"], *window["stride"], *window["dilation"], *window["padding"],
     ]  # fmt: skip
@@ -122,5 +122,5 @@ def global_launches(step: Step, bound: LaunchPlan) -> Sequence[Launch]:
     assert isinstance(source, Planes) and isinstance(target, Planes)
     x, y = bound.view(source), bound.view(target)
     groups = -(-y.channels // (16 // bound.program.buffers[target.planes[0][0]].element))
-    arguments = [x.pointer, x.pitch, y.pointer, y.pitch, x.images, groups, y.channels, x.area]
+    arguments: list[Argument] = [x.pointer, x.pitch, y.pointer, y.pitch, x.images, groups, y.channels, x.area]
     return bound.items(step, x.images * groups, arguments)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from convc.backends.cuda.primitives_numpy import Lanes, Memory
 
 Value = Any
-KINDS = {
+KINDS: dict[str, np.dtype[Any]] = {
     "f16": np.dtype(np.float16), "f32": np.dtype(np.float32), "f64": np.dtype(np.float64), "bool": np.dtype(np.uint8),
     **{f"{sign}{bits}": np.dtype(f"{sign}{bits // 8}") for sign in "iu" for bits in (8, 16, 32, 64)},
 }  # fmt: skip
@@ -30,14 +30,16 @@ INTEGERS = ("i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64")
 def _load(x: Memory, what: str, live: Array, index: Array, size: int) -> Array:
     """Raw bits of one element a lane, as unsigned integers; zero where a lane is not live."""
     if size in (2, 4):
-        return x.load(what, live, index, size, 1)[0]
+        bits: Array = x.load(what, live, index, size, 1)[0]
+        return bits
     if size == 8:
         low, high = x.load(what, live, index * np.int32(2), 4, 2)
-        return low.astype(np.uint64) | (high.astype(np.uint64) << np.uint64(32))
+        return np.asarray(low.astype(np.uint64) | (high.astype(np.uint64) << np.uint64(32)))
     x.check(what, live, index, 1, 1)
     if not live.any():
         return np.zeros(len(live), np.uint8)
-    return np.where(live, x.raw[np.where(live, index, 0)], np.uint8(0))
+    found: Array = np.where(live, x.raw[np.where(live, index, 0)], np.uint8(0))
+    return found
 
 
 def _store(x: Memory, what: str, live: Array, index: Array, size: int, bits: Array) -> None:
@@ -70,7 +72,9 @@ def vocabulary(lanes: Lanes) -> dict[str, Any]:
         dtype = KINDS[kind]
 
         def apply(p: Value, x: Memory, i: Value) -> Array:
-            return _load(x, f"read_{kind}", spread(p, bool), spread(i, np.int32), dtype.itemsize).view(dtype)
+            bits = _load(x, f"read_{kind}", spread(p, bool), spread(i, np.int32), dtype.itemsize)
+            found: Array = bits.view(dtype)
+            return found
 
         return apply
 
@@ -99,8 +103,9 @@ def _quotient(x: Value, y: Value) -> Array:
 
 def _rest(x: Value, y: Value) -> Array:
     if np.asarray(x).dtype.kind == "f":
-        return np.remainder(x, y)
-    return np.where(y == 0, 0, np.remainder(x, np.where(y == 0, 1, y))).astype(np.result_type(x, y))
+        return np.asarray(np.remainder(x, y))
+    found: Array = np.where(y == 0, 0, np.remainder(x, np.where(y == 0, 1, y))).astype(np.result_type(x, y))
+    return found
 
 
 _BASE: dict[str, Any] = {

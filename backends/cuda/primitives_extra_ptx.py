@@ -1,4 +1,4 @@
-"""The vocabulary for element types other than the kernels' own, bound to PTX. `primitives_extra` says what each means."""
+"""The vocabulary for element types other than the kernels' own, bound to PTX. `primitives_extra` says what is what."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ KINDS: dict[str, tuple[Any, ir.Type, int]] = {
 INTEGERS = ("i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64")
 LOAD = {
     1: "{ .reg .pred p; .reg .b16 h; setp.ne.b32 p, $1, 0; mov.b16 h, 0; @p ld.global.u8 h, [$2]; cvt.u32.u16 $0, h; }",
-    2: "{ .reg .pred p; .reg .b16 h; setp.ne.b32 p, $1, 0; mov.b16 h, 0; @p ld.global.b16 h, [$2]; cvt.u32.u16 $0, h; }",
+    2: (
+        "{ .reg .pred p; .reg .b16 h; setp.ne.b32 p, $1, 0; mov.b16 h, 0; "
+        "@p ld.global.b16 h, [$2]; cvt.u32.u16 $0, h; }"
+    ),
     4: "{ .reg .pred p; setp.ne.b32 p, $1, 0; mov.b32 $0, 0; @p ld.global.b32 $0, [$2]; }",
     8: "{ .reg .pred p; setp.ne.b32 p, $1, 0; mov.b64 $0, 0; @p ld.global.b64 $0, [$2]; }",
 }  # fmt: skip
@@ -156,7 +159,7 @@ def _store(builder: Any, live: Any, at: Any, size: int, bits: Any) -> None:
     _asm(builder, ir.VoidType(), STORE[size], f"r,l,{letter},~{{memory}}", [live, at, bits], True)
 
 
-@intrinsic
+@intrinsic  # type: ignore[untyped-decorator]
 def _choose(context: Any, p: Any, a: Any, b: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, args: Sequence[Any]) -> Any:
         return builder.select(*args)
@@ -165,7 +168,7 @@ def _choose(context: Any, p: Any, a: Any, b: Any) -> Any:
     return kind(types.boolean, kind, kind), codegen
 
 
-@intrinsic
+@intrinsic  # type: ignore[untyped-decorator]
 def _whole(context: Any, x: Any) -> Any:
     """A float towards zero, as int64."""
     if not isinstance(x, types.Float):

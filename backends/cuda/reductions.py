@@ -134,7 +134,9 @@ def lower_reduce(asm: CudaAssembler, node: Node) -> None:
     if not axes and node.op == "reduce_l2":  # the norm of one element
         value = asm.new_plain(node.name, node.type)
         sizes = (type.elements, 1, 1)
-        asm.step(emit_reduce(node.op, True), "along", node.name, (asm.plain(name),), (value,), {"sizes": sizes, "run": True})
+        asm.step(
+            emit_reduce(node.op, True), "along", node.name, (asm.plain(name),), (value,), {"sizes": sizes, "run": True}
+        )
     while axes:
         last = axes.pop()
         first = last

@@ -1,6 +1,7 @@
 """Writing emitted source: typed arguments, indentation, and one work item a thread.
 
-A kernel states its own interface: each argument is annotated with its kind, the result with the threads of a block. `interface` reads that back, so a source is all that compiling or running it takes.
+A kernel states its own interface: each argument is annotated with its kind, the result with the threads of a block.
+`interface` reads that back, so a source is all that compiling or running it takes.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ def interface(source: str) -> Interface:
 
 class Writer:
     """Collects the lines of one kernel. `arguments` are "name: kind"; kinds are `i32`, `f32`, and
-    pointers such as `f32*`."""
+    pointers such as `f32*`.
+    """
 
     def __init__(self, name: str, arguments: Sequence[str], about: str, threads: int = THREADS) -> None:
         self.name = name

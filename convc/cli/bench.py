@@ -192,9 +192,8 @@ def measure(args: argparse.Namespace, report: ProgressCallback | None) -> Findin
         note(f"{args.model} is compiled already, and alone: give what it was made from to compare with unfused")
 
     def compile(graph: Graph, passes: Any, threads: int | None) -> CompiledModel:
-        return compile_graph(
-            graph, target=args.target or "cpu", passes=passes, threads=threads, precision=args.precision, progress=report
-        )
+        more: Any = {"precision": args.precision, "progress": report}
+        return compile_graph(graph, target=args.target or "cpu", passes=passes, threads=threads, **more)
 
     shares = args.percentile or PERCENTILES
     options = Options(budget_of(args), shares, unfused, args.against, not args.no_accuracy, report)

@@ -22,7 +22,7 @@ STORAGE: dict[str, str] = {"f32": "f32", "tf32": "f32", "f16": "f16", "bf16": "b
 ELEMENT = {"f32": 4, "tf32": 4, "f16": 2, "bf16": 2}
 VECTOR = {"f32": 4, "tf32": 4, "f16": 8, "bf16": 8}
 
-Role = Literal["x", "w", "taps", "bias", "residual", "lanes", "y", "work"]
+Role = Literal["x", "w", "taps", "bias", "residual", "lanes", "y", "work", "spread", "products"]
 Word = int | float | Role
 
 
@@ -159,6 +159,29 @@ class DepthwiseSizes:
     padding: tuple[int, int] = (0, 0)
     residual_pitch: int = 0
     params: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class WinogradSizes:
+    """What the launches of a Winograd convolution depend on: 3x3, stride 1, one group, strict float32."""
+
+    batch: int
+    height: int
+    width: int
+    channels: int
+    outputs: int
+    out_height: int
+    out_width: int
+    x_pitch: int
+    y_pitch: int
+    padding: tuple[int, int] = (1, 1)
+    residual_pitch: int = 0
+    params: tuple[float, ...] = ()
+
+    @property
+    def tiles(self) -> int:
+        """Squares of 2 x 2 outputs."""
+        return self.batch * -(-self.out_height // 2) * -(-self.out_width // 2)
 
 
 def padded(count: int, to: int) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from kernel_support import needs_compiler
 
-from convc.backends.cuda import choice, compile, conv, depthwise
+from convc.backends.cuda import choice, compile, conv, depthwise, winograd
 from convc.backends.cuda.build import GENERATOR_FILES, build_cubins, kernel_key
 from convc.backends.cuda.epilogue import emit_reduce
 from convc.backends.cuda.spec import ConvSpec, DepthwiseSpec, Epilogue, Tile
@@ -36,6 +36,8 @@ CONVOLUTIONS = {
 MULTIPLY = {"tf32": "HMMA.1688.F32.TF32", "f16": "HMMA.16816.F32", "bf16": "HMMA.16816.F32.BF16", "f32": "FFMA"}
 OTHERS = {
     "reduce": emit_reduce("tf32", end("tf32", activation="relu", residual=True)),
+    "winograd spread": winograd.emit_spread(),
+    "winograd gather": winograd.emit_gather(end("f32", activation="relu", residual=True)),
     "depthwise f32": depthwise.emit(DepthwiseSpec("f32", (3, 3), (1, 1), epilogue=end("f32", activation="clip"))),
     "depthwise f16": depthwise.emit(
         DepthwiseSpec("f16", (5, 5), (2, 2), columns=2, epilogue=end("f16", activation="hard_swish"))

@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 PYTEST := OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all docs lint types clean
+.PHONY: help demo test test-all test-gpu docs lint types clean
 
 help: ## print this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -26,6 +26,9 @@ test-all: $(VENV)/.test ## run every test
 docs: $(VENV)/.docs ## build the site into build/docs; a warning is an error
 	@$(BIN)/python -m sphinx -b html -E -a -W --keep-going -q -d build/doctrees docs build/docs
 	@echo "build/docs/index.html"
+
+test-gpu: $(VENV)/.gpu ## run the tests that need a GPU, one at a time; without one they are skipped, with the reason
+	@OPENBLAS_NUM_THREADS=8 $(BIN)/python -m pytest tests/gpu -rs -s
 
 lint: $(VENV)/.lint types ## ruff, and mypy in strict mode
 	@$(BIN)/ruff check .
@@ -60,6 +63,10 @@ $(VENV)/.test: pyproject.toml $(MADE)
 $(VENV)/.docs: pyproject.toml $(MADE)
 	@echo "installing convc and what builds the site into $(VENV)"
 	@$(PIP) -e '.[docs]' && touch $@
+
+$(VENV)/.gpu: pyproject.toml $(MADE)
+	@echo "installing convc, its test requirements and the cuda extra into $(VENV)"
+	@$(PIP) -e '.[test,cuda]' && touch $@
 
 $(VENV)/.lint: pyproject.toml $(MADE)
 	@echo "installing convc and its lint requirements into $(VENV)"

@@ -168,6 +168,17 @@ class CudaDevice:
     def given_stream(self, pointer: int) -> Any:
         return self.cu.CUstream(pointer)
 
+    def event(self) -> Any:
+        return call(self.cu.cuEventCreate, 0)
+
+    def record(self, event: Any, stream: Any) -> None:
+        call(self.cu.cuEventRecord, event, stream)
+
+    def elapsed(self, first: Any, second: Any) -> float:
+        """Seconds between two recorded events, once both have happened."""
+        call(self.cu.cuEventSynchronize, second)
+        return float(call(self.cu.cuEventElapsedTime, first, second)) / 1000.0
+
     def synchronise(self, stream: Any) -> None:
         call(self.cu.cuStreamSynchronize, stream)
 

@@ -22,6 +22,8 @@ from convc.types import Array
 
 PLANS = 4
 """Plans that are kept: the most recently used sizes."""
+POISON = 0xFF
+"""In every byte of a floating number: NaN."""
 DEFAULT_STREAM = 1
 """The legacy default stream, as interchange protocols name it."""
 
@@ -42,6 +44,8 @@ class Executable:
         """Machine code and the assembler's figures, by name."""
         self.objects = objects
         """What an artifact keeps, by the store's key."""
+        self.poison = False
+        """Fill memory with NaN before every run from NumPy: a kernel that reads what nobody wrote shows."""
         self._limits = limits
         self._open = open_device
         self._loaded: _Loaded | None = None
@@ -67,6 +71,8 @@ class Executable:
         context = plan.take()
         outputs = [np.empty(shape, dtype) for shape, dtype in plan.outputs]
         context.point_at(context.slots)
+        if self.poison:
+            context.poison()
         for slot, array in enumerate(inputs):
             device.upload(context.slots[slot], array, context.stream)
         context.graph.launch(context.stream)
@@ -231,6 +237,14 @@ class _Context:
             else:
                 words[index : index + 1].view(np.int32)[0] = argument
         return Node(self._plan.functions[launch.kernel], launch.grid, launch.threads, launch.shared, words)
+
+    def poison(self) -> None:
+        """NaN everywhere but in the tables."""
+        plan = self._plan
+        tables = plan.offsets[1]
+        self._device.fill(self._memory, POISON, tables, self.stream)
+        after = plan.offsets[2]
+        self._device.fill(self._memory + after, POISON, plan.total - after, self.stream)
 
     def point_at(self, pointers: Sequence[int]) -> None:
         """Let the graph read and write the caller's arrays: the few nodes that touch them get other arguments."""

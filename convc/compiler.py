@@ -16,6 +16,7 @@ from convc.passes.context import CostModel
 from convc.passes.manager import Instrument, Passes, resolve, run_passes
 from convc.passes.spend_budget import with_budget
 from convc.passes.stages import Recorder
+from convc.passes.state_precision import StatePrecision
 from convc.passes.widen_float16 import WIDEN_FLOAT16
 from convc.source import InputShapes, read_source
 from convc.types import Array, DType
@@ -152,6 +153,8 @@ def optimise(
     chosen = resolve(passes)
     if cost is not None and any(node.type.dtype is DType.F16 for node in graph.nodes):
         chosen = (WIDEN_FLOAT16, *chosen)
+    if options.target.startswith("cuda"):
+        chosen = (*chosen, StatePrecision(options.precision))
     from threadpoolctl import threadpool_limits
 
     # Passes factor many small matrices. A team of BLAS threads gains nothing there, and where another process holds a

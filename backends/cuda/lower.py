@@ -28,7 +28,7 @@ from convc.ir.graph import Graph, Node
 from convc.types import Array
 
 Lower = Callable[[CudaAssembler, Node], None]
-STORAGE = {"float32": "f32", "tf32": "f32", "float16": "f16", "bfloat16": "bf16"}
+STORAGE = {"float32": "f32", "tf32": "tf32", "float16": "f16", "bfloat16": "bf16"}
 """How values in planes are stored, by precision."""
 
 ELEMENTWISE = (

@@ -9,7 +9,7 @@ from convc.backends.axes import broadcast_strides, merge_axes
 from convc.backends.cuda import formulas
 from convc.backends.cuda.plan import Argument, Launch, LaunchPlan, Pointer, elements
 from convc.backends.cuda.vectors import constant_lanes, keep_channels, load, store
-from convc.backends.cuda.writer import VECTOR, Writer
+from convc.backends.cuda.writer import MEMORY, VECTOR, Writer
 from convc.backends.program import Plain, Planes, Step
 from convc.errors import TargetError
 
@@ -72,7 +72,7 @@ def emit_planes(storage: str, function: str, ways: str, count: int, then: str = 
             if way == "b":
                 load(out, storage, f"x{i}", f"{where} + c", f"v{i}")
             else:
-                out(f"one{i} = load_{storage}(ok, x{i}, {where})")
+                out(f"one{i} = load_{MEMORY[storage]}(ok, x{i}, {where})")
                 out(*(f"v{i}_{j} = one{i}" for j in range(width)))
     for j in range(width):
         out(f"r{j} = {formulas.apply(function, *(f'v{i}_{j}' for i in range(len(ways))))}")

@@ -10,7 +10,7 @@ from convc.backends.assemble import Assembler, Conversions, Tables
 from convc.backends.axes import RANK, merge_tables
 from convc.backends.cuda.plan import Argument, Launch, LaunchPlan, elements
 from convc.backends.cuda.vectors import store
-from convc.backends.cuda.writer import VECTOR, Writer
+from convc.backends.cuda.writer import MEMORY, VECTOR, Writer
 from convc.backends.program import Buffer, Plain, Planes, Step
 from convc.dims import Size
 from convc.errors import TargetError
@@ -52,7 +52,7 @@ def emit_unpack(storage: str) -> Kernel:
     out.split("item", "area", "row", "at")
     out.split("row", "channels", "n", "c")
     out("lane = load_i32(ok, lanes, c)")
-    out(f"value = load_{storage}(ok, x, (n * area + at) * x_pitch + lane)", "store_f32(ok, y, item, value)")
+    out(f"value = load_{MEMORY[storage]}(ok, x, (n * area + at) * x_pitch + lane)", "store_f32(ok, y, item, value)")
     return out.finish()
 
 
@@ -67,7 +67,7 @@ def emit_relayout(storage: str) -> Kernel:
     out(f"c = group * {width}")
     for j in range(width):
         out(f"lane = load_i32(ok, lanes, c + {j})")
-        out(f"r{j} = load_{storage}(ok & (lane >= 0), x, pixel * x_pitch + lane)")
+        out(f"r{j} = load_{MEMORY[storage]}(ok & (lane >= 0), x, pixel * x_pitch + lane)")
     store(out, storage, "y", "pixel * y_pitch + c")
     return out.finish()
 

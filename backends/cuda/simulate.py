@@ -19,7 +19,8 @@ from convc.types import Array
 POISON = 0xFF
 """What the arena and the outputs hold at first: NaN in every floating type."""
 POINTED: dict[str, Any] = {
-    "f32": np.float32, "f16": np.float16, "bf16": np.uint16, "i32": np.int32, "f64": np.float64, "bool": np.uint8,
+    "f32": np.float32,
+    "tf32": np.float32, "f16": np.float16, "bf16": np.uint16, "i32": np.int32, "f64": np.float64, "bool": np.uint8,
     **{f"{sign}{bits}": np.dtype(f"{sign}{bits // 8}") for sign in "iu" for bits in (8, 16, 32, 64)},
     **{f"b{bits}": np.dtype(f"u{bits // 8}") for bits in (8, 16, 32, 64)},
 }  # fmt: skip

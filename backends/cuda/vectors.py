@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from convc.backends.cuda.writer import VECTOR, Writer
+from convc.backends.cuda.writer import MEMORY, VECTOR, Writer
 
 
 def load(out: Writer, storage: str, base: str, index: str, to: str, ok: str = "ok") -> None:
     """`to`_0, `to`_1, ...: the lanes at `index`, zeros where not `ok`."""
     width = VECTOR[storage]
-    out(f"{to} = load_{storage}x{width}({ok}, {base}, {index})")
+    out(f"{to} = load_{MEMORY[storage]}x{width}({ok}, {base}, {index})")
     out(*(f"{to}_{j} = {to}[{j}]" for j in range(width)))
 
 
@@ -27,7 +27,9 @@ def keep_channels(out: Writer, width: int, lane: str, channels: str, value: str 
 def store(out: Writer, storage: str, base: str, index: str, value: str = "r", ok: str = "ok") -> None:
     """Store `value`0, `value`1, ... at `index`, where `ok`."""
     width = VECTOR[storage]
-    out(f"store_{storage}x{width}({ok}, {base}, {index}, ({', '.join(f'{value}{j}' for j in range(width))}))")
+    if storage == "tf32":
+        out(*(f"{value}{j} = round_tf32({value}{j})" for j in range(width)))
+    out(f"store_{MEMORY[storage]}x{width}({ok}, {base}, {index}, ({', '.join(f'{value}{j}' for j in range(width))}))")
 
 
 __all__ = ["constant_lanes", "keep_channels", "load", "store"]

@@ -14,9 +14,11 @@ from functools import lru_cache
 
 THREADS = 256
 """Threads of a block, where the family has no reason for another number."""
-VECTOR = {"f32": 4, "f16": 8, "bf16": 8}
-"""Elements of 16 bytes, by storage."""
-ELEMENT = {"f32": 4, "f16": 2, "bf16": 2}
+VECTOR = {"f32": 4, "tf32": 4, "f16": 8, "bf16": 8}
+"""Elements of 16 bytes, by storage; tf32 is float32 that is rounded to 10 bits of fraction when it is stored."""
+ELEMENT = {"f32": 4, "tf32": 4, "f16": 2, "bf16": 2}
+MEMORY = {"f32": "f32", "tf32": "f32", "f16": "f16", "bf16": "bf16"}
+"""What loads and stores of a storage are called."""
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ GENERATOR_FILES = (
     "scalar_functions.py",
     "vocabulary.py",
     "compile.py",
+    "machines.py",
 )
 TOOLS = ("numba-cuda", "llvmlite", "nvidia-nvvm", "nvidia-nvjitlink")
 

@@ -11,41 +11,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from convc.backends.cuda.compile import compile_kernel
-from convc.backends.cuda.conv import emit, shared_bytes
+from convc.backends.cuda.conv import emit, resident, shared_bytes
+from convc.backends.cuda.machines import Machine, machine
 from convc.backends.cuda.spec import ELEMENT, ConvSpec, Math, Tile
+
+__all__ = ["CANDIDATES", "Choice", "Compiled", "choices", "choose", "clocks", "examine", "machine", "survivors"]
 
 MOST_SPLITS = 16
 LEAST_STEPS = 4
 """Steps of K that a block must have after a split."""
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What the model knows of an architecture; rates a clock and multiprocessor."""
-
-    processors: int
-    shared: int
-    """Bytes that the blocks of a multiprocessor share, the largest block 1 KB less."""
-    multiplies: dict[str, int]
-    bytes_l2: float
-    bytes_memory: float
-    block: int = 1500
-    """Clocks to start, fill the ring, and finish a block."""
-    launch: int = 3000
-    """Clocks of a further kernel in a graph."""
-    registers: int = 65536
-    threads: int = 2048
-
-
-MACHINES = {
-    "sm_80": Machine(108, 163 * 1024, {"f32": 64, "tf32": 512, "f16": 1024, "bf16": 1024}, 36.0, 10.2),
-    "sm_90": Machine(132, 227 * 1024, {"f32": 128, "tf32": 640, "f16": 1280, "bf16": 1280}, 32.0, 18.0),
-}
-
-
-def machine(arch: str) -> Machine:
-    """The machine of an architecture; consumer parts count as sm_80 with less."""
-    return MACHINES["sm_90" if arch.startswith(("sm_9", "sm_10")) else "sm_80"]
 
 
 def _tiles(bk: int, shapes: Iterable[tuple[int, int, int, int, int]]) -> tuple[Tile, ...]:
@@ -79,18 +53,11 @@ class Choice:
     clocks: float
 
 
-def resident(tile: Tile, math: Math, where: Machine) -> int:
-    """Blocks that a multiprocessor holds at once; 0 where one does not fit."""
-    shared = shared_bytes(ConvSpec(math, tile)) + 1024
-    registers = min(255, tile.wm * tile.wn // 32 + 90) * tile.threads
-    return min(where.shared // shared, where.registers // registers, where.threads // tile.threads)
-
-
 def clocks(
     tile: Tile, math: Math, pixels: int, outputs: int, depth: int, groups: int, splits: int, where: Machine
 ) -> float:
     """The model's time of a layer."""
-    together = resident(tile, math, where)
+    together = resident(ConvSpec(math, tile), where)
     if not together:
         return float("inf")
     blocks = -(-pixels // tile.bm) * -(-outputs // tile.bn) * groups * splits
@@ -167,8 +134,7 @@ def examine(spec: ConvSpec, tiles: Iterable[Tile], arch: str) -> list[Compiled]:
         one = replace(spec, tile=tile)
         made = compile_kernel(emit(one, arch)[1], arch)
         shared = shared_bytes(one)
-        registers = -(-made.registers // 8) * 8 * tile.threads
-        blocks = min(where.shared // (shared + 1024), where.registers // registers, where.threads // tile.threads)
+        blocks = where.resident(tile.threads, made.registers, shared)
         found.append(Compiled(one, made.registers, made.spills, shared, blocks))
     return found
 

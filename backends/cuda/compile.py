@@ -17,6 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from convc.backends.cuda.machines import machine
 from convc.backends.cuda.writer import interface
 from convc.backends.locks import ForkLock
 from convc.errors import TargetError
@@ -121,7 +122,7 @@ def compile_ptx(source: str, arch: str) -> str:
             warnings.simplefilter("ignore")
             text, _ = cuda.compile(
                 space[facts.name], cuda.types.void(*kinds), cc=version, device=False, abi="numba",
-                launch_bounds=(facts.threads, 1),
+                launch_bounds=(facts.threads, _blocks(source, arch)),
             )  # fmt: skip
     entry = re.search(r"\.entry (\w+)", text)
     assert entry is not None
@@ -131,6 +132,12 @@ def compile_ptx(source: str, arch: str) -> str:
     if foreign:
         raise TargetError(f"kernel {facts.name} calls {', '.join(foreign)}, which no library has", hint="report this")
     return text
+
+
+def _blocks(source: str, arch: str) -> int:
+    """Blocks that a multiprocessor shall hold, by the kernel's annotation: what bounds the registers."""
+    found = re.search(r'-> "(\d+) threads, (\d+) registers, (\d+) bytes":', source)
+    return max(machine(arch).resident(*map(int, found.groups())), 1) if found else 1
 
 
 def assemble(ptx: str, arch: str) -> CompiledKernel:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from convc.backends.cuda.epilogue import arguments as epilogue_arguments
 from convc.backends.cuda.epilogue import name_of as epilogue_name
 from convc.backends.cuda.epilogue import parameter_arguments, write_prepare, write_rows
+from convc.backends.cuda.machines import Machine
 from convc.backends.cuda.spec import ELEMENT, STORAGE, VECTOR, ConvSpec
 from convc.backends.cuda.writer import Writer
 
@@ -80,8 +81,21 @@ def arguments(spec: ConvSpec) -> list[str]:
     return [*found, *(f"{n}: i32" for n in numbers), *params]
 
 
+def registers(spec: ConvSpec) -> int:
+    """Registers that a thread gets along with: its sums, a step of factors, and addresses."""
+    tile = spec.tile
+    sums, rows, columns = tile.wm * tile.wn // 32, tile.wm // 8, tile.wn // 8
+    need = sums + (4 * rows + 8 + 64 if spec.math == "f32" else 2 * rows + 2 * columns + 40)
+    return min(-(-need // 8) * 8, 255)
+
+
+def resident(spec: ConvSpec, where: Machine) -> int:
+    """Blocks that a multiprocessor holds at once; 0 where one does not fit."""
+    return where.resident(spec.tile.threads, registers(spec), shared_bytes(spec))
+
+
 def emit(spec: ConvSpec, arch: str = "") -> tuple[str, str]:
-    """Name and source."""
+    """Name and source. The text says how many registers are enough, so that a compiler for a GPU can bound them."""
     tile = spec.tile
     about = (
         f"{tile.bm} pixels x {tile.bn} outputs a block, {tile.bk} of k a step, {tile.stages} slots of "
@@ -89,7 +103,9 @@ def emit(spec: ConvSpec, arch: str = "") -> tuple[str, str]:
     )
     out = Writer(name_of(spec, arch), arguments(spec), about, tile.threads)
     _Emitter(spec, out).write()
-    return out.finish()
+    name, source = out.finish()
+    needs = f"{tile.threads} threads, {registers(spec)} registers, {shared_bytes(spec)} bytes"
+    return name, source.replace(f'"{tile.threads} threads"', f'"{needs}"', 1)
 
 
 class _Emitter:
@@ -212,9 +228,9 @@ class _Emitter:
         shape = f"{tile.wm // self.lanes[0]}, {tile.wn // self.lanes[1]}, {self.row}"
         if self.spec.math == "f32":
             out("part = i32(0)")
-            with out.block(f"while part < {tile.bk // 4}"):
-                out(f"sums = multiply_f32(sums, at_a, at_b, {shape})")
-                out("at_a = at_a + 16", "at_b = at_b + 16", "part = part + 1")
+            with out.block(f"while part < {tile.bk // 8}"):
+                out(*(f"sums = multiply_f32(sums, at_a + {k}, at_b + {k}, {shape})" for k in (0, 16)))
+                out("at_a = at_a + 32", "at_b = at_b + 32", "part = part + 1")
             return
         for k in range(0, tile.bk * ELEMENT[self.spec.math], 32):
             out(f"sums = multiply_{self.spec.math}(sums, at_a + {k}, at_b + {k}, {shape})")

@@ -51,7 +51,8 @@ def vocabulary(count: int, memory: SharedMemory) -> dict[str, Any]:
             whole_b = np.concatenate(
                 [np.concatenate([_join(f[:, 0], f[:, 1]), _join(f[:, 2], f[:, 3])], 1) for f in right], 1
             )
-            return np.add(_shaped(c, warps, rows * 16, columns * 8), whole_a @ whole_b.transpose(0, 2, 1))
+            made: Array = _shaped(c, warps, rows * 16, columns * 8) + whole_a @ whole_b.transpose(0, 2, 1)
+            return made
 
         return step
 
@@ -62,7 +63,8 @@ def vocabulary(count: int, memory: SharedMemory) -> dict[str, Any]:
                 words = memory.load("load_shared_f32x4", spread(at + i * each * pitch), 4)
                 found = np.stack([w.view(np.float32) for w in words], axis=-1).reshape(warps, 32, 4)
                 whole[:, i * each + own] = found
-        return np.add(_shaped(c, warps, rows * 8, columns * 4), left @ right.transpose(0, 2, 1))
+        made: Array = _shaped(c, warps, rows * 8, columns * 4) + left @ right.transpose(0, 2, 1)
+        return made
 
     def lay_fragments(c: Array, at: Any, rows: int, columns: int, pitch: int) -> None:
         c = _shaped(c, warps, rows * 16, columns * 8)

@@ -16,6 +16,7 @@ from convc.backends.cuda.conv_launch import pack_weights as pack_products
 from convc.backends.cuda.epilogue import arguments as epilogue_arguments
 from convc.backends.cuda.epilogue import name_of as epilogue_name
 from convc.backends.cuda.epilogue import parameter_arguments, write_constants, write_residual, write_values
+from convc.backends.cuda.machines import machine
 from convc.backends.cuda.spec import ConvSizes, ConvSpec, Epilogue, Launch, Tile, WinogradSizes, padded
 from convc.backends.cuda.vocabulary import magic
 from convc.backends.cuda.writer import Writer
@@ -67,7 +68,7 @@ def products_bytes(s: WinogradSizes) -> int:
 
 def pays(s: WinogradSizes, arch: str) -> bool:
     """Whether the model expects it to be faster than the direct sum. Not fitted on a GPU."""
-    where = choice.machine(arch)
+    where = machine(arch)
     if spread_bytes(s) + products_bytes(s) > MOST_BYTES:
         return False
     pixels, channels = s.batch * s.out_height * s.out_width, padded(s.channels, V)

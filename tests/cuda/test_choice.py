@@ -16,7 +16,7 @@ def test_every_candidate_can_be_emitted_and_fits(math: str) -> None:
         for output in ("f32", "f16"):
             conv.emit(ConvSpec(math, tile, epilogue=Epilogue(output=output)))  # type: ignore[arg-type]
         for arch in ("sm_80", "sm_90a"):
-            assert choice.resident(tile, math, choice.machine(arch)) >= 1  # type: ignore[arg-type]
+            assert conv.resident(ConvSpec(math, tile), choice.machine(arch)) >= 1  # type: ignore[arg-type]
 
 
 def test_few_pixels_are_split_many_are_not() -> None:
@@ -35,5 +35,5 @@ def test_more_work_never_takes_less_time() -> None:
 
 def test_a_tile_that_does_not_fit_is_never_chosen() -> None:
     huge = Tile(256, 128, 64, 64, 64, 8)
-    assert choice.resident(huge, "f16", choice.machine("sm_80")) == 0
+    assert conv.resident(ConvSpec("f16", huge), choice.machine("sm_80")) == 0
     assert choice.clocks(huge, "f16", 10**6, 512, 512, 1, 1, choice.machine("sm_80")) == float("inf")

@@ -87,6 +87,23 @@ def test_other_kernels(name: str, arch: str) -> None:
 
 
 @needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("math", choice.CANDIDATES)
+def test_no_candidate_spills(math: str, arch: str) -> None:
+    spec = ConvSpec(math, TENSOR, epilogue=end(math, activation="relu", residual=True))  # type: ignore[arg-type]
+    tiles = choice.CANDIDATES[math]
+    assert [one.spec.tile for one in choice.survivors(spec, tiles, arch)] == list(tiles)
+
+
+@needs_compiler
+def test_registers_are_bounded_so_that_the_blocks_that_fit_do_fit() -> None:
+    spec = CONVOLUTIONS["tf32"]
+    bounded = compile.compile_kernel(conv.emit(spec)[1], "sm_90a")
+    assert conv.resident(spec, choice.machine("sm_90a")) == 2 and bounded.registers <= 128 and bounded.spills == 0
+
+
+@needs_compiler
 def test_a_candidate_is_examined() -> None:
     tiles = [Tile(32, 32, 32, 16, 16, 4), Tile(64, 64, 32, 32, 32, 12)]
     kept = choice.survivors(CONVOLUTIONS["tf32"], tiles, "sm_80")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from convc.backends.cuda.conv import arguments, shared_bytes
@@ -106,7 +108,9 @@ def pack_bias(spec: ConvSpec | Epilogue, bias: Array, groups: int) -> Array:
     return whole
 
 
-def pack_lanes(spec: ConvSpec | Epilogue, lanes: Array, groups: int, zeros: Array | None = None) -> Array:
+def pack_lanes(
+    spec: ConvSpec | Epilogue, lanes: Array, groups: int, zeros: Sequence[int] | Array | None = None
+) -> Array:
     """Lane of each output [G * O] as int32 [G, padded outputs]; `zeros` are lanes that shall hold zeros."""
     outputs = lanes.size // groups
     whole = np.full((groups, padded_outputs(spec, outputs)), -1, np.int32)
@@ -158,7 +162,7 @@ def _check(spec: ConvSpec, s: ConvSizes) -> None:
     largest = max(s.batch * s.height * s.width * s.x_pitch, s.pixels * s.y_pitch, s.pixels * max(s.y_strides))
     if not spec.scatter:
         largest = max(s.batch * s.height * s.width * s.x_pitch, s.pixels * s.y_pitch)
-    if largest >= MOST_ELEMENTS or max(s.height, s.width) >= MOST_PIXELS:
+    if largest >= MOST_ELEMENTS or (spec.window and max(s.height, s.width) >= MOST_PIXELS):
         raise LimitError(
             f"a convolution of {largest} elements", hint="use a smaller batch or image: indices have 32 bits"
         )

@@ -16,7 +16,15 @@ from convc.backends.cuda.elementwise import lower_prologue
 from convc.backends.cuda.formulas import function_of
 from convc.backends.cuda.layout import CudaAssembler
 from convc.backends.cuda.plan import Launch, LaunchPlan
-from convc.backends.cuda.spec import VECTOR, ConvSizes, ConvSpec, Epilogue, Math, padded
+from convc.backends.cuda.spec import VECTOR, ConvSizes, ConvSpec, Epilogue, Math, WinogradSizes, padded
+from convc.backends.cuda.winograd_conv import (
+    WinogradCall,
+    append_winograd,
+    eligible,
+    takes,
+    winograd_launches,
+    winograd_sizes,
+)
 from convc.backends.program import Flattened, Ints, Planes, Step
 from convc.dims import Size, concrete
 from convc.errors import TargetError
@@ -63,6 +71,8 @@ class ConvCall:
     tables: dict[str, str]
     params: tuple[float, ...]
     arch: str
+    winograd: WinogradCall | None = None
+    """Kernels that take the call's place at sizes where they pay."""
 
 
 def lower_conv2d(asm: CudaAssembler, node: Node) -> None:
@@ -244,9 +254,13 @@ def append(
         depth = len(offsets) * channels
         best = choice.choose(math, max(pixels, 1), outputs, max(depth, 1), groups, asm.arch, split=not scatter)
         variants.append(_variant(asm, replace(math_spec, tile=best.tile, partial=best.splits > 1)))
+    transformed = None
+    if isinstance(x, Planes) and not scatter and eligible(offsets, stride, groups, math):
+        expected = [_expected(x, y, sizes, channels, outputs, padding) for sizes in _scenarios(asm.graph)]
+        transformed = append_winograd(asm, node.name, expected, end, lambda: weights().reshape(outputs, 3, 3, channels))
     call = ConvCall(
         tuple(dict.fromkeys(variants)), groups, first, channels, outputs, offsets, stride, padding, size[0], size[1],
-        start, every, tables, params, asm.arch,
+        start, every, tables, params, asm.arch, transformed,
     )  # fmt: skip
     reads = (x, residual) if residual is not None else (x,)
     facts: dict[str, Any] = {"call": call}
@@ -254,6 +268,15 @@ def append(
         facts["in_place"] = 1
     kernel = variants[0].kernel
     asm.step((kernel, asm.kernels[kernel]), "conv", node.name, reads, (y,), facts)
+
+
+def _expected(
+    x: Planes, y: Planes, sizes: dict[str, int], channels: int, outputs: int, padding: tuple[int, int]
+) -> WinogradSizes:
+    batch, height, width, rows, columns = (
+        concrete(size, sizes) for size in (y.batch, x.height, x.width, y.height, y.width)
+    )
+    return WinogradSizes(batch, height, width, channels, outputs, rows, columns, x.lanes, y.lanes, padding)
 
 
 def _scenarios(graph: Graph) -> list[dict[str, int]]:
@@ -293,6 +316,8 @@ def conv_launches(step: Step, bound: LaunchPlan) -> Sequence[Launch]:
     sizes, roles = _sizes(step, bound, call)
     if sizes.pixels == 0:
         return ()
+    if call.winograd is not None and takes(call.winograd, sizes, call.arch):
+        return winograd_launches(call.winograd, winograd_sizes(sizes), roles, bound, call.arch)
     variant, splits = _best(call, sizes)
     spec, sizes = variant.spec, replace(sizes, splits=splits)
     if spec.window:

@@ -16,7 +16,7 @@ from convc.backends.cuda.conv_launch import pack_weights as pack_products
 from convc.backends.cuda.epilogue import arguments as epilogue_arguments
 from convc.backends.cuda.epilogue import name_of as epilogue_name
 from convc.backends.cuda.epilogue import parameter_arguments, write_constants, write_residual, write_values
-from convc.backends.cuda.machines import machine
+from convc.backends.cuda.machines import Machine, machine
 from convc.backends.cuda.spec import ConvSizes, ConvSpec, Epilogue, Launch, Tile, WinogradSizes, padded
 from convc.backends.cuda.vocabulary import magic
 from convc.backends.cuda.writer import Writer
@@ -25,8 +25,6 @@ from convc.types import Array
 THREADS = 128
 V = 4
 G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
-MOST_BYTES = 1 << 30
-"""Of workspace; a layer that asks for more is computed directly."""
 
 
 def product_spec(tile: Tile) -> ConvSpec:
@@ -66,14 +64,22 @@ def products_bytes(s: WinogradSizes) -> int:
     return s.tiles * 16 * padded(s.outputs, V) * 4
 
 
+def choose_tile(s: WinogradSizes, arch: str) -> Tile:
+    """The tile of the products that the model prefers."""
+    return choice.choose("f32", s.tiles, s.outputs, padded(s.channels, V), 16, arch, split=False).tile
+
+
+def product_clocks(tile: Tile, s: WinogradSizes, where: Machine) -> float:
+    """The model's time of the products."""
+    return choice.clocks(tile, "f32", s.tiles, s.outputs, padded(s.channels, V), 16, 1, where)
+
+
 def pays(s: WinogradSizes, arch: str) -> bool:
     """Whether the model expects it to be faster than the direct sum. Not fitted on a GPU."""
     where = machine(arch)
-    if spread_bytes(s) + products_bytes(s) > MOST_BYTES:
-        return False
     pixels, channels = s.batch * s.out_height * s.out_width, padded(s.channels, V)
     direct = choice.choose("f32", pixels, s.outputs, 9 * channels, 1, arch).clocks
-    products = choice.choose("f32", s.tiles, s.outputs, channels, 16, arch, split=False).clocks
+    products = product_clocks(choose_tile(s, arch), s, where)
     moved = 2.0 * (spread_bytes(s) + products_bytes(s)) + pixels * (channels + s.outputs) * 4
     return products + moved / where.bytes_memory / where.processors + 2 * where.launch < direct
 

@@ -112,6 +112,20 @@ def test_densely_connected_layers_share_one_buffer() -> None:
     assert len(rooms) == 1
 
 
+def test_winograd_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Strict float32 alone; ragged channels, a residual, padding of 0 to 2, all barriers watched."""
+    monkeypatch.setattr("convc.backends.cuda.winograd.pays", lambda sizes, arch: True)
+    b = Builder("winograd", seed=2)
+    y = b.relu(b.conv(b.input("x", ("N", 5, 9, 7)), 10, kernel=3, padding=1))
+    z = b.conv(b.relu(b.conv(y, 6, kernel=3, padding=0)), 10, kernel=3, padding=2)
+    graph = b.finish(b.relu(b.add(z, y)))
+    for passes in ("none", "default"):
+        program = check_lockstep(graph, passes=passes, N=2, races=True)
+        assert [name for name in program.kernels if "winograd" in name]
+    other = lockstep_program(graph, "tf32")
+    assert not [name for name in other.kernels if "winograd" in name]
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from cuda_support import check_lockstep
 from kernel_support import POISON, Layer, reference, run_launch
 
-from convc.backends.cuda import conv, conv_launch, winograd
+from convc import Builder
+from convc.backends.cuda import conv, conv_launch, winograd, winograd_conv
 from convc.backends.cuda.spec import Epilogue, Tile, WinogradSizes, padded
+from convc.ir.graph import Graph
 
 TILE = Tile(32, 32, 32, 16, 16, 2)
 LAYERS = {
@@ -66,4 +69,22 @@ def test_it_pays_for_many_channels_and_not_for_few() -> None:
 
     assert winograd.pays(sizes(512, 14), "sm_90a")
     assert not winograd.pays(sizes(16, 112), "sm_90a")
-    assert not winograd.pays(sizes(1024, 256), "sm_90a")  # gigabytes of workspace
+
+
+def network(channels: int, residual: bool) -> Graph:
+    """Two convolutions of 3x3, the second with the input's sum where asked."""
+    b = Builder("small", seed=0)
+    x = b.input("x", ("N", channels, 7, 6))
+    y = b.relu(b.conv(x, channels, kernel=3, padding=1))
+    y = b.conv(y, channels, kernel=3, padding=1)
+    return b.finish({"y": b.relu(b.add(y, x)) if residual else y})
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_a_network_takes_images_in_parts(monkeypatch: pytest.MonkeyPatch, residual: bool) -> None:
+    """Forced here, as so small a layer would not pay; 5 images, 2 at once."""
+    monkeypatch.setattr(winograd, "pays", lambda sizes, arch: True)
+    monkeypatch.setattr(winograd_conv, "CHUNK_BYTES", 2 * 12 * 16 * (12 + 12) * 4)
+    program = check_lockstep(network(10, residual), passes="default", races=True, N=5)
+    calls = [step.params["call"].winograd for step in program.steps if step.family == "conv"]
+    assert len(calls) == 2 and None not in calls

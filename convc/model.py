@@ -140,11 +140,14 @@ class CompiledModel:
             sizes = self._check_shapes(key)
         return self.runnable.run(arrays, sizes)
 
-    def run_on_device(self, given: Sequence[Any], stream: int = 0) -> list[Any]:
+    def run_on_device(
+        self, given: Sequence[Any], outputs: Sequence[Any] | None = None, *, stream: int = 0
+    ) -> list[Any]:
         """Outputs in order as arrays on the GPU, from inputs there: nothing is copied, and the call returns at once.
 
         Inputs and outputs have `__cuda_array_interface__` (inputs may have DLPack instead), as arrays of PyTorch, CuPy
-        and Numba do. `stream` is the caller's, by its address; work is put there, 0 is the default stream.
+        and Numba do. Given `outputs` are written, else they are new. `stream` is the caller's, by its address; work is
+        put there, 0 is the default stream.
         Raises InputError; TargetError where the target is not CUDA.
         """
         runnable: Any = self.runnable
@@ -158,7 +161,10 @@ class CompiledModel:
         sizes = self._sizes.get(key)
         if sizes is None:
             sizes = self._check_shapes(key)
-        found: list[Any] = runnable.run_on_device(arrays, sizes, stream)
+        kept = None
+        if outputs is not None:
+            kept = [runnable.take(value, port.name, stream) for port, value in zip(self.outputs, outputs, strict=True)]
+        found: list[Any] = runnable.run_on_device(arrays, sizes, stream, kept)
         return found
 
     def _check_shapes(self, shapes: tuple[tuple[int, ...], ...]) -> dict[str, int]:

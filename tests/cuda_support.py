@@ -89,6 +89,7 @@ class LockstepDevice:
         self.sources = sources
         self.blocks: dict[int, Array] = {}
         self.loaded: list[tuple[str, int]] = []
+        self.waits: list[Any] = []
         self._next = 1 << 20
 
     def enter(self) -> None:
@@ -101,6 +102,12 @@ class LockstepDevice:
 
     def release(self, pointer: int) -> None:
         del self.blocks[pointer]
+
+    def allocate_on(self, count: int, stream: Any) -> int:
+        return self.allocate(count)
+
+    def release_on(self, pointer: int, stream: Any) -> None:
+        self.release(pointer)
 
     def at(self, pointer: int) -> Array:
         """Memory from `pointer` to the end of its allocation."""
@@ -129,7 +136,7 @@ class LockstepDevice:
         return pointer
 
     def synchronise(self, stream: Any) -> None:
-        return
+        self.waits.append(stream)
 
     def graph(self, nodes: Sequence[Node]) -> LockstepGraph:
         return LockstepGraph(self, nodes)

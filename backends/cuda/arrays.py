@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,8 @@ class DeviceArray:
 
     def __del__(self) -> None:
         if self._release is not None:
-            self._release(self.pointer)
+            with suppress(Exception):  # at the end of a process the driver, or the caller's stream, may be gone first
+                self._release(self.pointer)
 
 
 def is_on_device(value: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from convc.backends.cuda.plan import ALIGNMENT, Launch, LaunchPlan, Pointer
 from convc.backends.cuda.writer import interface
 from convc.backends.locks import ForkLock
 from convc.backends.program import Program
+from convc.errors import InputError
 from convc.limits import Limits
 from convc.types import Array
 
@@ -88,23 +90,41 @@ class Executable:
         return device_array(value, name, stream or DEFAULT_STREAM)
 
     def run_on_device(
-        self, inputs: Sequence[DeviceArray], sizes: Mapping[str, int], stream: int = 0
+        self,
+        inputs: Sequence[DeviceArray],
+        sizes: Mapping[str, int],
+        stream: int = 0,
+        outputs: Sequence[DeviceArray] | None = None,
     ) -> list[DeviceArray]:
-        """Outputs on the device, from inputs there, without copies, on the caller's stream. Returns at once."""
+        """Outputs on the device, from inputs there, without copies, on the caller's stream. Returns at once.
+
+        `outputs` are written where they are given, else new. Raises InputError where they do not fit.
+        """
         plan = self._plan(sizes)
         device = plan.loaded.device
         device.enter()
-        context = plan.take()
-        outputs = []
-        for shape, dtype in plan.outputs:
-            pointer = device.allocate(int(np.prod(shape, dtype=np.int64)) * dtype.itemsize)
-            outputs.append(DeviceArray(pointer, tuple(shape), dtype, None, stream, device.release))
-        context.point_at([a.pointer for a in (*inputs, *outputs)])
+        context = plan.take(stream)
         given = device.given_stream(stream)
+        results = list(outputs) if outputs is not None else []
+        if outputs is None:
+            for shape, dtype in plan.outputs:
+                pointer = device.allocate_on(int(np.prod(shape, dtype=np.int64)) * dtype.itemsize, given)
+                release = partial(device.release_on, stream=given)
+                results.append(DeviceArray(pointer, tuple(shape), dtype, None, stream, release))
+        self._expect_outputs(results, plan.outputs)
+        context.point_at([a.pointer for a in (*inputs, *results)])
         context.graph.launch(given)
-        context.busy_on(given)
+        context.busy_on(stream)
         plan.give_back(context)
-        return outputs
+        return results
+
+    def _expect_outputs(self, found: Sequence[DeviceArray], wanted: Sequence[tuple[Any, Any]]) -> None:
+        for array, (shape, dtype), (name, _) in zip(found, wanted, self.program.outputs, strict=True):
+            if array.shape != tuple(shape) or array.dtype != dtype:
+                raise InputError(
+                    f"output {name} is {array.dtype}{list(array.shape)}, expected {dtype}{list(shape)}",
+                    hint="give an array of that type and shape, or none",
+                )
 
     def replay(self, sizes: Mapping[str, int]) -> Replay:
         """One plan of its own, for measuring: its graph, stream and buffers."""
@@ -188,12 +208,13 @@ class _Plan:
         self.offsets, self.total = _places([bound.arena_bytes, bound.tables.nbytes, bound.scratch_bytes, *sizes])
         self._free: list[_Context] = []
 
-    def take(self) -> _Context:
+    def take(self, stream: int | None = None) -> _Context:
+        """A context for a call on a caller's stream, or (None) on the context's own."""
         try:
             context = self._free.pop()
         except IndexError:
             return _Context(self)
-        context.wait()
+        context.wait(stream)
         return context
 
     def give_back(self, context: _Context) -> None:
@@ -210,7 +231,7 @@ class _Context:
         self._memory = device.allocate(plan.total)
         arena, tables, scratch, *self.slots = (self._memory + offset for offset in plan.offsets)
         self.stream = device.stream()
-        self._pending: Any = None
+        self._pending: int | None = None
         device.upload(tables, bound.tables, self.stream)
         device.synchronise(self.stream)
         self._bases = [0] * bound.segments
@@ -255,15 +276,15 @@ class _Context:
         for index in self._touched:
             self.graph.update(index, self._node(self._plan.bound.launches[index], self._plan.kinds[index]))
 
-    def busy_on(self, stream: Any) -> None:
+    def busy_on(self, stream: int) -> None:
         """Work on a caller's stream is not over when the call returns."""
         self._pending = stream
 
-    def wait(self) -> None:
-        """Let another call use this memory: what a caller's stream still does must end first."""
-        if self._pending is not None:
-            self._device.synchronise(self._pending)
-            self._pending = None
+    def wait(self, stream: int | None) -> None:
+        """Let another call use this memory: what another stream still does must end first; the same one keeps order."""
+        if self._pending is not None and self._pending != stream:
+            self._device.synchronise(self._device.given_stream(self._pending))
+        self._pending = None
 
     def __del__(self) -> None:
         _release(self._device, getattr(self, "_memory", 0))

@@ -92,6 +92,21 @@ def test_arrays_on_the_device_are_used_in_place() -> None:
     assert len(device.blocks) == before - 2, "outputs that nobody holds are freed"
 
 
+def test_calls_on_one_stream_do_not_wait_and_outputs_may_be_given() -> None:
+    graph = small()
+    executable, device = executable_in_lockstep(graph)
+    x = random_inputs(graph, 3, N=1)["x"]
+    given = [Executable.take(OnDevice(device, x), "x")]
+    first = executable.run_on_device(given, {"N": 1}, stream=7)
+    device.waits.clear()
+    again = executable.run_on_device(given, {"N": 1}, 7, first)
+    assert [a.pointer for a in again] == [a.pointer for a in first] and not device.waits
+    executable.run_on_device(given, {"N": 1}, stream=8)
+    assert device.waits == [7], "another stream shares the memory only once the first is done"
+    with pytest.raises(InputError, match=r"output map is float32\[1, 4\], expected float32\[1, 10, 6, 5\]"):
+        executable.run_on_device(given, {"N": 1}, 8, first[::-1])
+
+
 def test_an_array_that_is_not_contiguous_is_refused_by_name() -> None:
     _, device = executable_in_lockstep(small())
     x = np.zeros((2, 3), np.float32)

@@ -159,9 +159,10 @@ def _check(spec: ConvSpec, s: ConvSizes) -> None:
     assert spec.window or (plain and (s.height, s.width) == (s.out_height, s.out_width)), "the window needs taps"
     out = VECTOR[spec.epilogue.output]
     assert spec.partial or spec.epilogue.lanes or s.groups == 1 or s.outputs % out == 0, "odd groups need lanes"
-    largest = max(s.batch * s.height * s.width * s.x_pitch, s.pixels * s.y_pitch, s.pixels * max(s.y_strides))
-    if not spec.scatter:
-        largest = max(s.batch * s.height * s.width * s.x_pitch, s.pixels * s.y_pitch)
+    written = s.batch * s.y_strides[0] if spec.scatter else s.pixels * s.y_pitch
+    parts = s.splits * s.pixels * s.groups * padded_outputs(spec, s.outputs) if spec.partial else 0
+    weights = s.groups * s.outputs * padded_depth(spec, s)
+    largest = max(s.batch * s.height * s.width * s.x_pitch, written, parts, weights)
     if largest >= MOST_ELEMENTS or (spec.window and max(s.height, s.width) >= MOST_PIXELS):
         raise LimitError(
             f"a convolution of {largest} elements", hint="use a smaller batch or image: indices have 32 bits"

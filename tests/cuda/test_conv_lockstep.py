@@ -13,6 +13,7 @@ from kernel_support import MATHS, Layer, check, run_conv, run_launch, spec_of, t
 from convc.backends.cuda import conv, conv_launch
 from convc.backends.cuda.lockstep import LockstepError
 from convc.backends.cuda.spec import ConvSizes, ConvSpec, Epilogue, Tile
+from convc.errors import LimitError
 
 RAGGED = {
     "3x3": Layer(height=7, width=9, channels=20, outputs=37),
@@ -95,6 +96,16 @@ def test_an_image_gives_the_same_bits_anywhere_in_a_batch() -> None:
     spec = spec_of("tf32", activation="relu")
     alone = run_conv(spec, Layer(1, 6, 5, 9, 13))
     assert np.array_equal(alone.got, run_conv(spec, Layer(1, 6, 5, 9, 13)).got)
+
+
+def test_indices_that_do_not_fit_in_32_bits_are_refused() -> None:
+    """The scattered output of a large transposed convolution is counted once, not once a pixel."""
+    for spec in (spec_of("f32"), spec_of("f32", partial=True)):
+        with pytest.raises(LimitError, match=r"a convolution of \d+ elements\. Hint: use a smaller batch"):
+            conv_launch.launch(spec, ConvSizes(64, 1024, 1024, 32, 32, 1024, 1024, 32, 32, offsets=((0, 0), (0, 1))))
+    whole = 2048 * 2048 * 8
+    sizes = ConvSizes(2, 1024, 1024, 8, 8, 1024, 1024, 8, 8, y_strides=(whole, 2 * 2048 * 8, 16))
+    assert conv_launch.launch(replace(spec_of("f32"), scatter=True), sizes).grid[0] == 2 * 1024 * 1024 // 32
 
 
 def replaced(old: str, new: str) -> Callable[[str], str]:

@@ -1,6 +1,8 @@
 # Everything runs in .venv, which each target makes as needed. PYTHON=python3.12 chooses another interpreter.
 PYTHON ?= python3
 VENV ?= .venv
+# TEST_EXTRAS=test,cuda adds the tests of machine code for NVIDIA GPUs, which need no GPU.
+TEST_EXTRAS ?= test
 
 BIN := $(VENV)/bin
 MADE := $(VENV)/.made-$(subst /,_,$(PYTHON))
@@ -58,7 +60,7 @@ $(VENV)/.demo: pyproject.toml $(MADE)
 
 $(VENV)/.test: pyproject.toml $(MADE)
 	@echo "installing convc and its test requirements into $(VENV)"
-	@$(PIP) -e '.[test]' && touch $@
+	@$(PIP) -e '.[$(TEST_EXTRAS)]' && touch $@
 
 $(VENV)/.docs: pyproject.toml $(MADE)
 	@echo "installing convc and what builds the site into $(VENV)"

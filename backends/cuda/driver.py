@@ -81,6 +81,8 @@ def call(function: Any, *args: Any) -> Any:
         raise
     if int(code) != 0:
         name = function.__name__
+        if name == "cuInit":
+            raise no_driver(f"the driver says {code.name.removeprefix('CUDA_ERROR_').lower()}")
         raise TargetError(f"{name} failed: {code.name.removeprefix('CUDA_ERROR_').lower()}", hint="see nvidia-smi")
     return results[0] if len(results) == 1 else tuple(results)
 

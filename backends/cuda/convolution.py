@@ -14,6 +14,7 @@ from convc.backends.cuda.binding_roles import Roles, bind
 from convc.backends.cuda.depthwise_conv import append_depthwise
 from convc.backends.cuda.elementwise import lower_prologue
 from convc.backends.cuda.formulas import function_of
+from convc.backends.cuda.grouping import merged
 from convc.backends.cuda.layout import CudaAssembler
 from convc.backends.cuda.plan import Launch, LaunchPlan
 from convc.backends.cuda.spec import VECTOR, ConvSizes, ConvSpec, Epilogue, Math, WinogradSizes, padded
@@ -89,6 +90,8 @@ def lower_conv2d(asm: CudaAssembler, node: Node) -> None:
         bias = constant(asm, node, "b") if node.input("b") is not None else None
         append_depthwise(asm, node, mapped or asm.natural(name), MATH[asm.precision], weights, bias)
         return
+    weights, groups = merged(weights, groups)
+    per_group = weights.shape[1]
     x, first, lanes = _input(asm, name, mapped, groups)
     by_group = weights.reshape(groups, out // groups, per_group, height * breadth)
     shape = (groups, out // groups, lanes.shape[1])

@@ -73,6 +73,11 @@ def add_compile_options(
         )
 
 
+def target_of(args: argparse.Namespace) -> dict[str, Any]:
+    """Target and precision, as `convc.compile` names them."""
+    return {"target": args.target or "cpu", "precision": args.precision}
+
+
 def positive(text: str) -> int:
     """A whole number of at least 1, for argparse."""
     value = int(text)
@@ -178,13 +183,12 @@ def compile_source(args: argparse.Namespace) -> CompiledModel:
         graph = read_graph(args)
         return compile(
             graph,
-            target=args.target or "cpu",
+            **target_of(args),
             passes=parse_passes(args.passes),
             budget=getattr(args, "budget", None),
             calibration=calibration_of(args, graph),
             force=getattr(args, "force", False),
             threads=args.threads,
-            precision=args.precision,
             dump_dir=getattr(args, "dump_dir", None),
             progress=report,
         )

@@ -17,11 +17,17 @@ import pytest
 import convc
 from convc.errors import TargetError
 from convc.interp import run_graph
+from convc.model import CompiledModel
 from convc.types import Array
 from convc.zoo import ZOO
 
-TOLERANCE = {"float32": 1e-4, "tf32": 2e-2, "float16": 2e-2, "bfloat16": 1e-1}
-"""Of the largest output, of networks of some hundred layers with random weights."""
+PRECISIONS = ("float32", "tf32", "float16", "bfloat16")
+STRICT = 1e-4
+"""Of the largest output, in float32."""
+TIMES = 4.0
+"""By how much the error of a lower precision may exceed the estimate in the model's record, made on another input."""
+UNKNOWN = 0.2
+"""Of the largest output, where a network is too large for an estimate."""
 SANITIZED = ("digits", "mobilenet_v2", "shufflenet_v1", "dcgan")
 
 
@@ -55,8 +61,9 @@ def test_networks_in_every_precision(network: str) -> None:
     x, want = reference(network)
     scale = np.abs(want).max()
     wrong = []
-    for precision, tolerance in TOLERANCE.items():
+    for precision in PRECISIONS:
         model = convc.compile(f"zoo:{network}", target="cuda", precision=precision)
+        tolerance = STRICT if precision == "float32" else allowed(model)
         model.runnable.poison = True  # type: ignore[attr-defined]
         found, again = (np.asarray(_first(model(x))) for _ in range(2))
         error = float(np.abs(found - want).max() / scale)
@@ -66,6 +73,12 @@ def test_networks_in_every_precision(network: str) -> None:
         if found.tobytes() != again.tobytes():
             wrong.append(f"{precision}: two runs differ")
     assert not wrong, wrong
+
+
+def allowed(model: CompiledModel) -> float:
+    """What the record of the precision allows."""
+    stated = [r.certificate["output_error"] for r in model.records[-1].rewrites]
+    return TIMES * stated[0] if stated else UNKNOWN
 
 
 def _first(outputs: Any) -> Any:

@@ -1,6 +1,8 @@
 # Everything runs in .venv, which each target makes as needed. PYTHON=python3.12 chooses another interpreter.
 PYTHON ?= python3
 VENV ?= .venv
+# TEST_EXTRAS=test,cuda adds the tests of machine code for NVIDIA GPUs, which need no GPU.
+TEST_EXTRAS ?= test
 
 BIN := $(VENV)/bin
 MADE := $(VENV)/.made-$(subst /,_,$(PYTHON))
@@ -9,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 PYTEST := OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all docs lint types clean
+.PHONY: help demo test test-all test-gpu docs lint types clean
 
 help: ## print this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -26,6 +28,9 @@ test-all: $(VENV)/.test ## run every test
 docs: $(VENV)/.docs ## build the site into build/docs; a warning is an error
 	@$(BIN)/python -m sphinx -b html -E -a -W --keep-going -q -d build/doctrees docs build/docs
 	@echo "build/docs/index.html"
+
+test-gpu: $(VENV)/.gpu ## run the tests that need a GPU, one at a time; without one they are skipped, with the reason
+	@OPENBLAS_NUM_THREADS=8 $(BIN)/python -m pytest tests/gpu -rs -s
 
 lint: $(VENV)/.lint types ## ruff, and mypy in strict mode
 	@$(BIN)/ruff check .
@@ -55,11 +60,15 @@ $(VENV)/.demo: pyproject.toml $(MADE)
 
 $(VENV)/.test: pyproject.toml $(MADE)
 	@echo "installing convc and its test requirements into $(VENV)"
-	@$(PIP) -e '.[test]' && touch $@
+	@$(PIP) -e '.[$(TEST_EXTRAS)]' && touch $@
 
 $(VENV)/.docs: pyproject.toml $(MADE)
 	@echo "installing convc and what builds the site into $(VENV)"
 	@$(PIP) -e '.[docs]' && touch $@
+
+$(VENV)/.gpu: pyproject.toml $(MADE)
+	@echo "installing convc, its test requirements and the cuda extra into $(VENV)"
+	@$(PIP) -e '.[test,cuda]' && touch $@
 
 $(VENV)/.lint: pyproject.toml $(MADE)
 	@echo "installing convc and its lint requirements into $(VENV)"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,10 +22,16 @@ from convc.backends.program import (
     buffers_of,
     dense_places,
 )  # fmt: skip
-from convc.dims import concrete
+from convc.dims import Size, concrete
 from convc.errors import TargetError
 from convc.ir.graph import Graph, Node
 from convc.types import Array, DType, TensorType
+
+if TYPE_CHECKING:
+    from convc.backends.binding import Binding
+
+Tables = Callable[["Binding"], Sequence[Ints]]
+"""Byte offsets by output axis, once sizes are known."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,12 @@ class Conversions:
     pack: Callable[[Assembler, str, Plain, Planes], None]
     unpack: Callable[[Assembler, str, Planes, Plain], None]
     relayout: Callable[[Assembler, str, Planes, Planes], None]
-    copy: Callable[[Assembler, str, Plain, Plain], None]
+    index_copy: Callable[
+        [Assembler, str, Plain, Plain, Tables | None, Array | None, tuple[Size, Size, Size] | None, bool], None
+    ]
+    """From the second argument on as `Assembler.index_copy` has them."""
+    gather: Callable[[Assembler, str, Plain, Plain, Plain, tuple[Size, ...]], None]
+    """y[o, j] = x[o, index[j]], with sizes (outer, axis, inner, count of indices)."""
     clear_halo: Callable[[Assembler, Buffer], Step]
 
 
@@ -209,6 +220,28 @@ class Assembler:
         self.kernels[kernel[0]] = kernel[1]
         self.steps.append(Step(kernel[0], family, node, tuple(reads), tuple(writes), params or {}, joins))
 
+    def index_copy(
+        self,
+        node: str,
+        x: Plain,
+        y: Plain,
+        tables: Tables | None = None,
+        *,
+        fill: Array | None = None,
+        part: tuple[Size, Size, Size] | None = None,
+        joins: bool = False,
+    ) -> None:
+        """Append a copy by index. `tables` gives byte offsets by output axis once sizes are known; None copies all.
+
+        Where a table is negative, the element is `fill`. `part` = (outer, start, step) copies x as `outer` runs, to
+        `start` elements in y and every `step` elements.
+        """
+        self._conversions.index_copy(self, node, x, y, tables, fill, part, joins)
+
+    def gather(self, node: str, x: Plain, index: Plain, y: Plain, sizes: tuple[Size, ...]) -> None:
+        """Append a look-up by computed indices; `sizes` are (outer, axis, inner, count of indices)."""
+        self._conversions.gather(self, node, x, index, y, sizes)
+
     def pack(self, name: str, array: Array) -> str:
         """Keep a constant under a fresh name and return it."""
         return self.pack_later(name, array.size, lambda: array, array.dtype)
@@ -257,7 +290,7 @@ class Assembler:
                 continue
             index = len(self.buffers)
             self.buffers.append(Buffer(index, output.node, source.type, place="output", slot=slot))
-            self._conversions.copy(self, output.node, source, Plain(output.node, index, source.type))
+            self.index_copy(output.node, source, Plain(output.node, index, source.type))
 
     def _write_in_place(self) -> None:
         """Let a step write over the residual that it reads, where nothing reads that again."""

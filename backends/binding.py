@@ -71,12 +71,13 @@ class Binding:
         arguments: Mapping[str, Callable[[Step, Binding], Sequence[Word]]],
         limits: Limits,
         threads: int = 1,
+        alignment: int = ALIGNMENT,
     ) -> None:
         self.program = program
         self.threads = threads
         self.scratch_bytes = 0
         self.sizes = dict(sizes)
-        self.memory: MemoryPlan = plan_memory(program, sizes)
+        self.memory: MemoryPlan = plan_memory(program, sizes, alignment)
         if self.memory.total > limits.arena_bytes:
             raise LimitError(
                 f"{program.name} needs {self.memory.total} bytes for activations at {dict(sizes)}, "
@@ -91,10 +92,15 @@ class Binding:
         self._table_index: dict[tuple[str, bytes], int] = {}
         self._table_bytes = 0
         self._geometries: dict[int, Geometry] = {}
+        self._bind(arguments)
+        self.tables = self._collect_tables()
+
+    def _bind(self, arguments: Mapping[str, Callable[[Step, Binding], Sequence[Word]]]) -> None:
+        """Argument words of every step, one block after the other."""
         words: list[int] = []
         kinds: list[int] = []
         starts: list[int] = []
-        for step in program.steps:
+        for step in self.program.steps:
             starts.append(len(words))
             for word in arguments[step.family](step, self):
                 if isinstance(word, Address):
@@ -106,7 +112,6 @@ class Binding:
         self.words = np.array(words, np.int64)
         self.kinds = np.array(kinds, np.int64)
         self.starts = np.array(starts, np.int64)
-        self.tables = self._collect_tables()
 
     # ---- what families ask -------------------------------------------------------------------------------------
 
@@ -164,7 +169,7 @@ class Binding:
         halo = self.program.halos[buffers[planes.planes[0][0]].group]
         top, left, bottom, right = halo
         images, height, width = self.size(planes.batch), self.size(planes.height), self.size(planes.width)
-        pixel = planes.lanes * 4
+        pixel = planes.lanes * buffers[planes.planes[0][0]].element
         row = (width + left + right) * pixel
         image = (height + top + bottom) * row
         inside = top * row + left * pixel

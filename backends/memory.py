@@ -19,7 +19,7 @@ def plane_bytes(buffer: Buffer, halo: Halo, sizes: Mapping[str, int]) -> int:
     """
     images, _, height, width = buffer.type.concrete(sizes)
     top, left, bottom, right = halo
-    size = images * (height + top + bottom) * (width + left + right) * buffer.lanes * 4
+    size = images * (height + top + bottom) * (width + left + right) * buffer.lanes * buffer.element
     size = -(-size // ALIGNMENT) * ALIGNMENT
     return size + ALIGNMENT if size % PAGE == 0 and size else size
 
@@ -57,11 +57,14 @@ def lifetimes(program: Program) -> dict[int, tuple[int, int]]:
     return lives
 
 
-def plan_memory(program: Program, sizes: Mapping[str, int]) -> MemoryPlan:
-    """Place the largest buffers first, each at the lowest free offset among those that live at the same time."""
+def plan_memory(program: Program, sizes: Mapping[str, int], alignment: int = ALIGNMENT) -> MemoryPlan:
+    """Place the largest buffers first, each at the lowest free offset among those that live at the same time.
+
+    Offsets are multiples of `alignment`.
+    """
     lives = lifetimes(program)
     need = {
-        index: buffer_bytes(b, program.halos.get(b.group, (0, 0, 0, 0)), sizes)
+        index: -(-buffer_bytes(b, program.halos.get(b.group, (0, 0, 0, 0)), sizes) // alignment) * alignment
         for index, b in enumerate(program.buffers)
         if index in lives
     }

@@ -38,6 +38,8 @@ class Buffer:
     """Which input or output, where `place` is one."""
     packed: str = ""
     """Name of the packed constant, where `place` is one."""
+    element: int = 4
+    """Bytes of an element of planes, which a target may keep narrower than `type` says."""
 
     @property
     def is_planes(self) -> bool:

@@ -51,6 +51,7 @@ def save(model: CompiledModel, path: str | os.PathLike[str]) -> None:
         "convc": __version__,
         "target": model.options.target,
         "built_for": program.target,
+        "precision": model.options.precision,
         "backends": backends_digest(),
         "choices": dict(program.choices),
     }
@@ -82,6 +83,7 @@ def load(
         if stages is not None and len(stages.at) != len(records) + 1:
             raise ValueError("the stages do not fit the records")
         target, built_for = str(found.facts["target"]), str(found.facts["built_for"])
+        precision = str(found.facts.get("precision", "float32"))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ModelError(f"{label} was not written by convc ({error})", hint="compile the model again") from error
     weights = read_tensors(found.member("weights.safetensors"), f"{label}: weights.safetensors")
@@ -89,7 +91,7 @@ def load(
     code = {Path(name).stem: bytes(found.member(name)) for name in found.names if name.startswith("kernels/")}
     # Members have been held against their digests, so constants need not be hashed once more.
     graph = parse(text, weights=weights, check=False, limits=limits)
-    options = Options(target, threads, limits)
+    options = Options(target, threads, limits, precision)
     same = found.facts.get("backends") == backends_digest()
     runnable = build_runnable(
         graph,

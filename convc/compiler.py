@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from convc.errors import Error, InputError, TargetError
+from convc.errors import Error, InputError
 from convc.interp import run_graph
 from convc.ir.graph import Graph
 from convc.limits import Limits
@@ -16,6 +16,7 @@ from convc.passes.context import CostModel
 from convc.passes.manager import Instrument, Passes, resolve, run_passes
 from convc.passes.spend_budget import with_budget
 from convc.passes.stages import Recorder
+from convc.passes.state_precision import StatePrecision
 from convc.passes.widen_float16 import WIDEN_FLOAT16
 from convc.source import InputShapes, read_source
 from convc.types import Array, DType
@@ -51,7 +52,8 @@ def compile(
         A path to an ONNX file, an onnx.ModelProto or its bytes, a torch.nn.Module in evaluation mode,
         `"zoo:resnet18"`, a path to a textual form, or a convc.Graph.
     target
-        `"cpu"`, or `"cpu:avx512"`, `"cpu:avx2"`, `"cpu:portable"` to force an instruction set; `"reference"` runs the
+        `"cpu"`, or `"cpu:avx512"`, `"cpu:avx2"`, `"cpu:portable"` to force an instruction set; `"cuda"` for this
+        machine's GPU, or `"cuda:sm_90a"`, `"cuda:sm_80,sm_90a"` to compile ahead, without one; `"reference"` runs the
         NumPy interpreter.
     passes
         `"default"`, `"none"` (each operator its own kernel), or a sequence of names and passes.
@@ -60,6 +62,9 @@ def compile(
         rewrites. It is measured on `calibration`; on other inputs it may be larger.
     threads
         Threads of an inference; None takes what the process may use. Results do not depend on it.
+    precision
+        `"float32"`, strictly; for CUDA also `"tf32"`, `"float16"` and `"bfloat16"`: what products take and activations
+        are stored as. Sums are float32 in each.
     input_shapes
         Shapes of inputs by name: a number fixes a size, a name makes it symbolic, None keeps it.
     example_inputs
@@ -89,10 +94,8 @@ def compile(
         Naming the node and the way out.
     """
     limits = limits or Limits()
-    if precision != "float32":
-        raise InputError(f"precision={precision!r} is not available for {target}", hint="use precision='float32'")
     chosen = choose_passes(passes, budget, calibration)
-    options = Options(target, threads, limits)
+    options = Options(target, threads, limits, precision)
     check_target(options)
     graph = read_source(source, input_shapes=input_shapes, example_inputs=example_inputs, limits=limits)
     return compile_graph(
@@ -155,6 +158,8 @@ def optimise(
     chosen = resolve(passes)
     if cost is not None and any(node.type.dtype is DType.F16 for node in graph.nodes):
         chosen = (WIDEN_FLOAT16, *chosen)
+    if options.target.startswith("cuda"):
+        chosen = (*chosen, StatePrecision(options.precision))
     from threadpoolctl import threadpool_limits
 
     # Passes factor many small matrices. A team of BLAS threads gains nothing there, and where another process holds a
@@ -193,6 +198,14 @@ def build_runnable(
             graph, options.limits, progress=progress, packed=packed if same else None, objects=code, edit=edit,
             choices=choices if same else None, tune=tune,
         )  # fmt: skip
+    if kind == "cuda":
+        from convc.backends.cuda.target import CudaTarget
+
+        cuda = CudaTarget(detail, options.precision)
+        if tune:
+            raise InputError("tune=True measures on a CPU", hint="leave it out: CUDA kernels are chosen by prediction")
+        given = packed if built_for == f"cuda:{cuda.arch}" else None
+        return cuda.build(graph, options.limits, progress=progress, packed=given, objects=code, edit=edit)
     if options.target == "reference":
         return Reference(graph)
     raise _unknown_target(options.target)
@@ -201,6 +214,15 @@ def build_runnable(
 def check_target(options: Options) -> CostModel | None:
     """The target's cost model. Raises TargetError or InputError where this machine cannot serve the options."""
     kind, _, detail = options.target.partition(":")
+    if kind == "cuda":
+        from convc.backends.cuda.target import CudaTarget
+
+        return CudaTarget(detail, options.precision).cost
+    if options.precision != "float32":
+        raise InputError(
+            f"precision={options.precision!r} is not available for {options.target}",
+            hint="use precision='float32', or target='cuda'",
+        )
     if kind == "cpu":
         from convc.backends.cpu.target import CpuTarget
 
@@ -211,9 +233,7 @@ def check_target(options: Options) -> CostModel | None:
 
 
 def _unknown_target(target: str) -> Error:
-    if target.partition(":")[0] == "cuda":
-        return TargetError("target 'cuda' is not available in this version", hint="use target='cpu'")
-    return InputError(f"target={target!r} is not known", hint="use 'cpu', 'cpu:avx2' or 'reference'")
+    return InputError(f"target={target!r} is not known", hint="use 'cpu', 'cpu:avx2', 'cuda' or 'reference'")
 
 
 class Reference:

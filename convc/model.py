@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from convc.dims import Dim
-from convc.errors import InputError, ModelError
+from convc.errors import InputError, ModelError, TargetError
 from convc.interp import bind_sizes
 from convc.ir.graph import Graph
 from convc.limits import Limits
@@ -55,11 +55,12 @@ class Runnable(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How a model is run: target with instruction set, threads (None: what the process may use), limits."""
+    """How a model is run: target with instruction set, threads (None: what the process may use), limits, precision."""
 
     target: str = "cpu"
     threads: int | None = None
     limits: Limits = field(default_factory=Limits)
+    precision: str = "float32"
 
 
 class CompiledModel:
@@ -116,7 +117,9 @@ class CompiledModel:
         outputs = self._run([inputs[name] for name in known])
         return {port.name: array for port, array in zip(self.outputs, outputs, strict=True)}
 
-    def _run(self, given: Sequence[npt.ArrayLike]) -> list[Array]:
+    def _run(self, given: Sequence[Any]) -> list[Any]:
+        if self.options.target.startswith("cuda") and any(hasattr(v, "__cuda_array_interface__") for v in given):
+            return self.run_on_device(given)
         arrays: list[Array] = []
         for port, value in zip(self.inputs, given, strict=True):
             try:
@@ -136,6 +139,33 @@ class CompiledModel:
         if sizes is None:
             sizes = self._check_shapes(key)
         return self.runnable.run(arrays, sizes)
+
+    def run_on_device(
+        self, given: Sequence[Any], outputs: Sequence[Any] | None = None, *, stream: int = 0
+    ) -> list[Any]:
+        """Outputs in order as arrays on the GPU, from inputs there: nothing is copied, and the call returns at once.
+
+        Inputs and outputs have `__cuda_array_interface__` (inputs may have DLPack instead), as arrays of PyTorch, CuPy
+        and Numba do. Given `outputs` are written, else they are new. `stream` is the caller's, by its address; work is
+        put there, 0 is the default stream.
+        Raises InputError; TargetError where the target is not CUDA.
+        """
+        runnable: Any = self.runnable
+        if not hasattr(runnable, "run_on_device"):
+            raise TargetError(f"target {self.options.target!r} runs on no GPU", hint="compile with target='cuda'")
+        arrays = [runnable.take(value, port.name, stream) for port, value in zip(self.inputs, given, strict=True)]
+        for port, array in zip(self.inputs, arrays, strict=True):
+            if array.dtype != port.dtype:
+                raise InputError(f"input {port.name} has dtype {array.dtype}, expected {port.dtype}", hint="convert it")
+        key = tuple(array.shape for array in arrays)
+        sizes = self._sizes.get(key)
+        if sizes is None:
+            sizes = self._check_shapes(key)
+        kept = None
+        if outputs is not None:
+            kept = [runnable.take(value, port.name, stream) for port, value in zip(self.outputs, outputs, strict=True)]
+        found: list[Any] = runnable.run_on_device(arrays, sizes, stream, kept)
+        return found
 
     def _check_shapes(self, shapes: tuple[tuple[int, ...], ...]) -> dict[str, int]:
         named = {port.name: shape for port, shape in zip(self.inputs, shapes, strict=True)}

@@ -20,7 +20,7 @@ RIVALS = frozenset({"onnxruntime", "openvino", "ncnn", "torch", "onnx2torch"})
 BASE = {"base"}
 IR = BASE | {"ops", "ir"}
 SHARED = IR | {"backends"}
-STAGES = SHARED | {"container", "frontends", "zoo", "data", "interp", "passes", "cpu", "model", "compiler"}
+STAGES = SHARED | {"container", "frontends", "zoo", "data", "interp", "passes", "cpu", "cuda", "model", "compiler"}
 EVERYTHING = STAGES | {"measure", "check", "report", "cli"}
 
 
@@ -47,6 +47,7 @@ ROOMS = {
     "passes": Room(("convc.passes",), IR | {"interp"}),
     "backends": Room(("convc.backends",), IR | {"container"}),
     "cpu": Room(("convc.backends.cpu",), SHARED, frozenset({"numba", "llvmlite"})),
+    "cuda": Room(("convc.backends.cuda",), SHARED, frozenset({"numba", "llvmlite", "cuda"})),
     # Loading and unpickling walk the last stages again, so these call the compiler, which calls them.
     "model": Room(("convc.model", "convc.artifact"), SHARED | {"container", "interp", "passes", "compiler", "report"}),
     "compiler": Room(("convc.compiler", "convc.source"), STAGES, frozenset({"threadpoolctl"})),
@@ -56,7 +57,7 @@ ROOMS = {
     "cli": Room(("convc.cli", "convc.__main__"), EVERYTHING, frozenset({"rich", "PIL"})),
 }
 ONE_FILE = {"networkx": "convc.ir.dag"}
-LAZY = ("numba", "llvmlite", "onnx", "torch", "networkx", "rich", "PIL")
+LAZY = ("numba", "numba_cuda", "cuda", "llvmlite", "onnx", "torch", "networkx", "rich", "PIL")
 
 
 def modules() -> dict[str, Path]:

@@ -9,7 +9,7 @@ import re
 import warnings
 from typing import Any
 
-from convc.backends.cpu.isa import Isa
+from convc.backends.cpu.isa import ISAS, Isa
 from convc.backends.locks import ForkLock
 
 WARNINGS = ForkLock()
@@ -20,6 +20,11 @@ def compile_object(name: str, source: str, isa: Isa) -> bytes:
     """The object code of one kernel: a C function `name`(int64 args, int64 thread, int64 threads)."""
     machine, module = _lower(name, source, isa)
     return bytes(machine.emit_object(module))
+
+
+def compile_one(name: str, source: str, target: str) -> bytes:
+    """`compile_object` for an instruction set by name: what another process calls."""
+    return compile_object(name, source, ISAS[target])
 
 
 def compile_assembly(name: str, source: str, isa: Isa) -> str:

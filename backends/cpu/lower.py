@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from convc.backends import shaping
 from convc.backends.assemble import Assembler
 from convc.backends.cpu import (
     convolution,
@@ -18,23 +19,26 @@ from convc.backends.cpu import (
     pooling,
     reductions,
     resampling,
-    shaping,
     winograd_call,
 )  # fmt: skip
 from convc.backends.cpu.choice import Choice
 from convc.backends.cpu.isa import Isa
 from convc.backends.cpu.places import output_places
+from convc.backends.prepare import flatten_linears
 from convc.backends.program import Buffer, Plain, Program, Step
 from convc.errors import TargetError
-from convc.ir.graph import Graph, Node, make_node
-from convc.ops import OPS
-from convc.ops.base import optional, product
+from convc.ir.graph import Graph, Node
 from convc.types import Array
 
 if TYPE_CHECKING:
     from convc.backends.binding import Binding, Word
 
 Lower = Callable[[Assembler, Node, Isa], None]
+
+
+def _for_any_target(lower: shaping.Lower) -> Lower:
+    return lambda asm, node, isa: lower(asm, node)
+
 
 ELEMENTWISE = (
     "relu", "leaky_relu", "clip", "sigmoid", "hard_sigmoid", "hard_swish", "silu", "tanh", "elu", "selu", "celu",
@@ -49,11 +53,8 @@ LOWER: dict[str, Lower] = {
     "max_pool2d": pooling.lower_pool, "avg_pool2d": pooling.lower_pool, "global_avg_pool": pooling.lower_global,
     "global_max_pool": pooling.lower_global, "softmax": reductions.lower_along, "log_softmax": reductions.lower_along,
     "argmax": reductions.lower_along, "layer_norm": normalisation.lower_norm, "instance_norm": normalisation.lower_norm,
-    "group_norm": normalisation.lower_norm, "lrn": normalisation.lower_lrn, "identity": shaping.lower_view,
-    "dropout": shaping.lower_view, "reshape": shaping.lower_reshape, "slice": shaping.lower_slice,
-    "gather": shaping.lower_gather, "channel_shuffle": shaping.lower_shuffle, "concat": shaping.lower_concat,
-    "transpose": shaping.lower_transpose, "expand": shaping.lower_expand, "pad": shaping.lower_pad,
-    "depth_to_space": shaping.lower_depth, "space_to_depth": shaping.lower_depth, "resize": shaping.lower_resampling,
+    "group_norm": normalisation.lower_norm, "lrn": normalisation.lower_lrn, "resize": resampling.lower_resampling,
+    **{op: _for_any_target(lower) for op, lower in shaping.LOWER.items()},
     **dict.fromkeys(reductions.REDUCE, reductions.lower_reduce),
     **dict.fromkeys(ELEMENTWISE, elementwise.lower_elementwise),
 }  # fmt: skip
@@ -67,7 +68,7 @@ ARGUMENTS: Mapping[str, Callable[[Step, Binding], Sequence[Word]]] = {
     "map_plain": maps.plain_arguments, "map_scalar": maps.scalar_arguments, "pool": pooling.pool_arguments,
     "global_pool": pooling.global_arguments, "along": reductions.along_arguments,
     "norm": normalisation.norm_arguments, "lrn": normalisation.lrn_arguments, "matmul": matmul.matmul_arguments,
-    "resize": resampling.resize_arguments, "gather": shaping.gather_arguments,
+    "resize": resampling.resize_arguments, "gather": moves.gather_arguments,
 }  # fmt: skip
 
 
@@ -87,7 +88,7 @@ def lower_with(
     if missing:
         listed = ", ".join(str(node) for node in missing)
         raise TargetError(f"the CPU has no kernels for {listed}", hint="use target='reference'")
-    graph = _flatten_linears(graph)
+    graph = flatten_linears(graph)
     asm = Assembler(graph, f"cpu:{isa.name}", isa.lanes, moves.conversions(isa), packed)
     asm.choices = choices or {}
     asm.wanted.update(output_places(graph, isa.lanes))
@@ -98,30 +99,3 @@ def lower_with(
         LOWER[node.op](asm, node, isa)
     program = replace(asm.finish(), choices={name: one.to_json() for name, one in (choices or {}).items()})
     return program, asm.candidates
-
-
-def _flatten_linears(graph: Graph) -> Graph:
-    """A linear on [..., I] becomes one on [rows, I] between reshapes."""
-    if all(node.op != "linear" or node.type.rank == 2 for node in graph.nodes):
-        return graph
-    made: dict[str, Node] = {}
-
-    def add(op: str, name: str, operands: Sequence[Node | None], attrs: Mapping[str, Any]) -> Node:
-        while name != node.name and name in graph:
-            name += "_"
-        made[name] = make_node(op, name, operands, attrs)
-        return made[name]
-
-    for node in graph.nodes:
-        if node.op != "linear" or node.type.rank == 2:
-            made[node.name] = node
-            continue
-        operands = [made[name] if name is not None else None for name in node.inputs]
-        for index in (0, 3):
-            if (value := optional(operands, index)) is not None:
-                shape = (product(value.type.shape[:-1]), value.type.shape[-1])
-                name = f"{node.name}.{OPS['linear'].slot(index)}"
-                operands[index] = add("reshape", name, [value], {"shape": shape})
-        rows = add("linear", f"{node.name}.rows", operands, node.attrs)
-        add("reshape", node.name, [rows], {"shape": node.type.shape})
-    return Graph.build(graph.name, made.values(), graph.outputs, graph.nominal)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from convc.backends.axes import broadcast_strides, merge_axes
 from convc.backends.binding import Binding, Word
 from convc.backends.cpu.activations import float_word, write_parameters
 from convc.backends.cpu.isa import Isa
@@ -162,34 +163,6 @@ def planes_arguments(step: Step, bound: Binding) -> Sequence[Word]:
             x.pixel if x.width > 1 else 0,
         ]  # fmt: skip
     return [*words, *(float_word(p) for p in step.params["floats"])]
-
-
-def broadcast_strides(shape: Sequence[int], target: Sequence[int], element: int) -> list[int]:
-    """Byte strides of a contiguous tensor broadcast to `target`: 0 where it is repeated."""
-    padded = [1] * (len(target) - len(shape)) + list(shape)
-    strides, step = [0] * len(padded), element
-    for axis in reversed(range(len(padded))):
-        strides[axis] = step if padded[axis] > 1 else 0
-        step *= padded[axis]
-    return strides
-
-
-def merge_axes(shape: Sequence[int], strides: Sequence[Sequence[int]]) -> tuple[list[int], list[list[int]]]:
-    """Merge adjacent axes that every operand walks as one; drop axes of size 1."""
-    sizes: list[int] = []
-    merged: list[list[int]] = [[] for _ in strides]
-    for axis, size in enumerate(shape):
-        if size == 1:
-            continue
-        if sizes and all(m[-1] == s[axis] * size for m, s in zip(merged, strides, strict=True)):
-            sizes[-1] *= size
-            for m, s in zip(merged, strides, strict=True):
-                m[-1] = s[axis]
-            continue
-        sizes.append(size)
-        for m, s in zip(merged, strides, strict=True):
-            m.append(s[axis])
-    return sizes, merged
 
 
 def _axes(

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from convc.backends.assemble import Assembler
+from convc.backends.axes import broadcast_strides
 from convc.backends.binding import Binding, Word
 from convc.backends.cpu.isa import Isa
-from convc.backends.cpu.maps import broadcast_strides
 from convc.backends.cpu.writer import Writer
 from convc.backends.program import Plain, Step
 from convc.errors import TargetError

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from convc.backends.assemble import Assembler, Conversions
+from convc.backends.assemble import Assembler, Conversions, Tables
+from convc.backends.axes import RANK, merge_tables
 from convc.backends.binding import Binding, Word
 from convc.backends.cpu.isa import Isa
 from convc.backends.cpu.writer import Writer
-from convc.backends.program import Buffer, Ints, Plain, Planes, Step
+from convc.backends.program import Buffer, Plain, Planes, Step
 from convc.dims import Size
 from convc.errors import TargetError
 from convc.types import Array, DType
 
 Kernel = tuple[str, str]
-Tables = Callable[[Binding], Sequence[Ints]]
-RANK = 6
-"""Axes that the index copy loops over; adjacent axes that lie together are merged first."""
-MERGED = 1 << 16
-"""Largest table that merging may make."""
-
 
 # ---- emitters ------------------------------------------------------------------------------------------------------
 
@@ -182,6 +177,17 @@ def emit_index_copy(isa: Isa, size: int) -> Kernel:
     return out.finish()
 
 
+def emit_gather(isa: Isa, kind: str) -> tuple[str, str]:
+    """y[o, j] = x[o, index[j]] for runs of `run` bytes; negative indices count from the end, others are clamped."""
+    out = Writer(f"gather_{kind}__{isa.name}", ["x", "index", "y", "outer", "axis", "run", "count"], "plain")
+    width = {"8": 1, "6": 2, "2": 4, "4": 8}[kind[-1]]
+    with out.share("outer * count", "item"):
+        out("o = item // count", f"k = whole(get_{kind}(index + (item - o * count) * {width}))", "if k < 0: k += axis")
+        out("if k < 0: k = 0", "if k >= axis: k = axis - 1")
+        out("copy_bytes(y + item * run, x + (o * axis + k) * run, run)")
+    return out.finish()
+
+
 # ---- steps ---------------------------------------------------------------------------------------------------------
 
 
@@ -199,8 +205,21 @@ def conversions(isa: Isa) -> Conversions:
     def relayout(asm: Assembler, name: str, source: Planes, target: Planes) -> None:
         asm.step(emit_relayout(isa, target.lanes), "relayout", name, (source,), (target,))
 
-    def copy(asm: Assembler, name: str, source: Plain, target: Plain) -> None:
-        append_index_copy(asm, isa, name, source, target)
+    def index_copy(
+        asm: Assembler,
+        name: str,
+        source: Plain,
+        target: Plain,
+        tables: Tables | None,
+        fill: Array | None,
+        part: tuple[Size, Size, Size] | None,
+        joins: bool,
+    ) -> None:
+        append_index_copy(asm, isa, name, source, target, tables, fill=fill, part=part, joins=joins)
+
+    def gather(asm: Assembler, name: str, source: Plain, index: Plain, target: Plain, sizes: tuple[Size, ...]) -> None:
+        params = {"sizes": sizes, "bytes": source.type.dtype.bytes}
+        asm.step(emit_gather(isa, str(index.type.dtype)), "gather", name, (source, index), (target,), params)
 
     def clear_halo(asm: Assembler, buffer: Buffer) -> Step:
         kernel = emit_clear_halo(isa)
@@ -211,7 +230,7 @@ def conversions(isa: Isa) -> Conversions:
         layout = Planes(buffer.name, buffer.lanes, batch, height, width, planes, places)
         return Step(kernel[0], "clear_halo", buffer.name, (), (layout,), {}, joins=True)
 
-    return Conversions(pack, unpack, relayout, copy, clear_halo)
+    return Conversions(pack, unpack, relayout, index_copy, gather, clear_halo)
 
 
 def append_index_copy(
@@ -300,28 +319,6 @@ def clear_halo_arguments(step: Step, bound: Binding) -> Sequence[Word]:
     ]  # fmt: skip
 
 
-def merge_tables(tables: Sequence[Ints], element: int) -> tuple[list[int], list[Ints], bool]:
-    """Merge adjacent axes where that makes a contiguous run or one of them has size 1; pad to RANK axes.
-
-    The last value says whether the innermost run is contiguous.
-    """
-    merged: list[Ints] = []
-    for table in tables:
-        if merged and (merged[-1] >= 0).all() and (table >= 0).all() and len(table) * len(merged[-1]) <= MERGED:
-            joined = (merged[-1][:, None] + table[None]).reshape(-1)
-            if len(table) == 1 or len(merged[-1]) == 1 or (np.diff(joined) == element).all():
-                merged[-1] = joined
-                continue
-        merged.append(table)
-    if len(merged) > RANK:
-        raise TargetError(f"a copy over {len(merged)} separate axes", hint=f"at most {RANK} are supported")
-    while len(merged) < RANK:
-        merged.insert(0, np.zeros(1, np.int64))
-    last = merged[-1]
-    run = bool(len(last) > 0 and (last >= 0).all() and (np.diff(last) == element).all())
-    return [len(t) for t in merged], merged, run
-
-
 def index_copy_arguments(step: Step, bound: Binding) -> Sequence[Word]:
     """Arguments of `emit_index_copy`."""
     x, y = _pair(step)
@@ -343,3 +340,11 @@ def index_copy_arguments(step: Step, bound: Binding) -> Sequence[Word]:
         bound.address(x), to, bound.constant(step.params["fill"]), int(run), y_step, *sizes,
         *(bound.table(t) for t in merged),
     ]  # fmt: skip
+
+
+def gather_arguments(step: Step, bound: Binding) -> Sequence[Word]:
+    """Arguments of `emit_gather`."""
+    (x, index), y = step.reads, step.writes[0]
+    assert isinstance(x, Plain) and isinstance(index, Plain) and isinstance(y, Plain)
+    outer, axis, inner, count = (bound.size(s) for s in step.params["sizes"])
+    return [bound.address(x), bound.address(index), bound.address(y), outer, axis, inner * step.params["bytes"], count]

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from convc.backends.assemble import Assembler
+from convc.backends.axes import axis_taps
 from convc.backends.binding import Binding, Word
 from convc.backends.cpu.isa import Isa
 from convc.backends.cpu.writer import Writer
 from convc.backends.program import Planes, Step
+from convc.backends.shaping import lower_nearest
+from convc.errors import TargetError
 from convc.ir.graph import Node
-from convc.ops.resize import interpolation_taps, nearest_indices
-from convc.types import Array
 
 ARGUMENTS = [
     "x", "y", "x_planes", "y_planes", "count", "images", "out_rows", "out_width", "x_image", "y_image", "y_row",
@@ -65,19 +66,16 @@ def lower_resize(asm: Assembler, node: Node, isa: Isa) -> bool:
     return True
 
 
-def axis_taps(old: int, new: int, axis: int, attrs: dict[str, object]) -> tuple[Array, Array]:
-    """Indices and weights [new, taps] along an axis."""
-    a = dict(attrs)
-    scale = a["scales"][axis]  # type: ignore[index]
-    if old == new and scale == 1.0:
-        return np.arange(new)[:, None], np.ones((new, 1))
-    if a["mode"] == "nearest":
-        indices = nearest_indices(old, new, scale, str(a["coordinates"]), str(a["nearest"]))
-        return indices[:, None], np.ones((new, 1))
-    return interpolation_taps(
-        old, new, scale, str(a["mode"]), str(a["coordinates"]), float(a["cubic_a"]),  # type: ignore[arg-type]
-        bool(a["exclude_outside"]), bool(a["antialias"]),
-    )  # fmt: skip
+def lower_resampling(asm: Assembler, node: Node, isa: Isa) -> None:
+    """resize: on planes, or by index for nearest over other axes."""
+    if lower_resize(asm, node, isa):
+        return
+    if node.attrs["mode"] != "nearest":
+        raise TargetError(
+            f"{node}: {node.attrs['mode']} over other axes than height and width of float32 [N, C, H, W]",
+            hint="use mode nearest, or target='reference'",
+        )
+    lower_nearest(asm, node)
 
 
 def resize_arguments(step: Step, bound: Binding) -> Sequence[Word]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from convc.backends.cpu import isa as isas
-from convc.backends.cpu.build import Progress, build_objects, kernel_key, link_objects
+from convc.backends.cpu.build import build_objects, kernel_key, link_objects
 from convc.backends.cpu.choice import read_choices
 from convc.backends.cpu.cost import CpuCost
 from convc.backends.cpu.driver import DRIVERS
@@ -16,6 +16,7 @@ from convc.backends.cpu.lower import lower_with
 from convc.backends.cpu.team import default_threads
 from convc.backends.cpu.tune import tuned
 from convc.backends.store import store
+from convc.backends.workers import Progress
 from convc.errors import InputError
 from convc.ir.graph import Graph
 from convc.limits import Limits

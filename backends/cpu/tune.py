@@ -19,13 +19,14 @@ from typing import Any
 import numpy as np
 
 from convc.backends.aligned import aligned_bytes
-from convc.backends.cpu.build import Progress, build_objects, generator_digest, link_objects
+from convc.backends.cpu.build import build_objects, generator_digest, link_objects
 from convc.backends.cpu.choice import Choice, read_choices
 from convc.backends.cpu.driver import DRIVERS
 from convc.backends.cpu.executable import Executable
 from convc.backends.cpu.isa import Isa, host_processor
 from convc.backends.cpu.lower import lower_with
 from convc.backends.store import Store
+from convc.backends.workers import Progress
 from convc.dims import concrete
 from convc.ir.graph import Graph, Node, graph_input, make_node
 from convc.limits import Limits

@@ -192,7 +192,7 @@ def measure(args: argparse.Namespace, report: ProgressCallback | None) -> Findin
         note(f"{args.model} is compiled already, and alone: give what it was made from to compare with unfused")
 
     def compile(graph: Graph, passes: Any, threads: int | None) -> CompiledModel:
-        return compile_graph(graph, target=args.target or "cpu", passes=passes, threads=threads, progress=report)
+        return compile_graph(graph, passes=passes, threads=threads, progress=report, **models.target_of(args))
 
     shares = args.percentile or PERCENTILES
     options = Options(budget_of(args), shares, unfused, args.against, not args.no_accuracy, report)

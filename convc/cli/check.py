@@ -59,7 +59,8 @@ def run(args: argparse.Namespace, edit: Edit | None = None) -> int:
             graph, options, passes = model.graph, model.options, resolve(())
         else:
             graph = models.read_graph(args)
-            options, passes = Options(args.target or "cpu", args.threads), resolve(models.parse_passes(args.passes))
+            options = Options(args.target or "cpu", args.threads, precision=args.precision)
+            passes = resolve(models.parse_passes(args.passes))
             model = compile_graph(graph, options, passes, progress=report, edit=edit)
         given = inputs.gather(model, args)
         original = Path(args.model) if Path(args.model).suffix == ".onnx" and not args.input_shape else None

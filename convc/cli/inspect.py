@@ -43,7 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--explain", metavar="NODE", help="passes: tell the story of one node through all passes")
     parser.add_argument("--source", metavar="NAME", help="kernels: print the source of one kernel")
     parser.add_argument("--llvm", metavar="NAME", help="kernels: print the LLVM IR of one kernel")
-    parser.add_argument("--asm", metavar="NAME", help="kernels: print the assembly of one kernel")
+    parser.add_argument("--asm", metavar="NAME", help="kernels: print the assembly of one kernel (cuda: SASS)")
+    parser.add_argument("--ptx", metavar="NAME", help="kernels: print the PTX of one kernel, for cuda")
     add_html_arguments(parser)
 
 

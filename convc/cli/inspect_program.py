@@ -49,7 +49,7 @@ def show_kernels(args: argparse.Namespace) -> None:
     from convc.report.figures import kernel_figures
 
     model = models.load_or_compile(args)
-    asked = {form: name for form in ("source", "llvm", "asm") if (name := getattr(args, form))}
+    asked = {form: name for form in ("source", "llvm", "asm", "ptx") if (name := getattr(args, form))}
     if asked:
         texts = {form: kernel_text(model, form, name) for form, name in asked.items()}
         if args.json:
@@ -58,22 +58,36 @@ def show_kernels(args: argparse.Namespace) -> None:
             say("\n\n".join(text.rstrip("\n") for text in texts.values()))
         return
     listed = kernel_figures(model.program)
+    headings = ["!kernel", ">calls", ">lines of source"]
+    compiled = getattr(model.runnable, "kernels", None)
+    if compiled is not None:
+        headings += [">registers", ">spilled", ">stack", ">shared"]
+        shared = model.runnable.shared_memory()  # type: ignore[attr-defined]
+        for one in listed:
+            made = compiled[one["name"]]
+            one |= {"registers": made.registers, "spilled": made.spills, "stack": made.stack}
+            one["shared"] = made.shared + shared.get(one["name"], 0)
     if args.json:
         print_json(listed)
         return
-    table(["!kernel", ">calls", ">lines of source"], [tuple(kernel.values()) for kernel in listed])
+    table(headings, [tuple(kernel.values()) for kernel in listed])
 
 
 def kernel_text(model: CompiledModel, form: str, name: str) -> str:
-    """The source, LLVM IR (llvm) or assembly (asm) of a kernel. Raises InputError, TargetError."""
+    """The source, LLVM IR (llvm), assembly (asm) or PTX (ptx) of a kernel. Raises InputError, TargetError."""
     if name not in model.sources:
         raise InputError(f"the model has no kernel {name}", hint=f"it has {', '.join(sorted(model.sources))}")
     source = model.sources[name]
     if form == "source":
         return source
     kind, _, instructions = model.program.target.partition(":")
-    if kind != "cpu":
-        raise TargetError(f"kernels for {kind} have no LLVM IR here", hint="leave out --llvm and --asm")
+    if kind == "cuda" and form in {"asm", "ptx"}:
+        from convc.backends.cuda.compile import compile_ptx, disassemble
+
+        compiled = model.runnable.kernels  # type: ignore[attr-defined]
+        return compile_ptx(source, instructions) if form == "ptx" else disassemble(compiled[name].cubin)
+    if kind != "cpu" or form == "ptx":
+        raise TargetError(f"kernels for {kind} have no {form} here", hint="leave out --llvm, --asm and --ptx")
     from convc.backends.cpu.isa import ISAS
     from convc.backends.cpu.jit import compile_assembly, compile_llvm
 

@@ -42,7 +42,11 @@ def add_compile_options(
     """Options that say how MODEL is compiled; with `several_threads`, `--threads` takes a list; with `rewrites`, those
     that approximate and force are there.
     """
-    parser.add_argument("--target", help="cpu, cpu:avx512, cpu:avx2, cpu:portable or reference (default: cpu)")
+    parser.add_argument("--target", help="cpu, cpu:avx2, cuda, cuda:sm_90a, reference and the like (default: cpu)")
+    parser.add_argument(
+        "--precision", choices=("float32", "tf32", "float16", "bfloat16"), default="float32",
+        help="of products and activations, for cuda (default: float32, strictly)",
+    )  # fmt: skip
     parser.add_argument("--passes", help="default, none, or names joined by commas (see convc passes)")
     if several_threads:
         parser.add_argument(
@@ -70,6 +74,11 @@ def add_compile_options(
         parser.add_argument(
             "--force", action="store_true", help="rewrite also where the cost model sees no gain, to experiment"
         )
+
+
+def target_of(args: argparse.Namespace) -> dict[str, Any]:
+    """Target and precision, as `convc.compile` names them."""
+    return {"target": args.target or "cpu", "precision": args.precision}
 
 
 def positive(text: str) -> int:
@@ -139,7 +148,7 @@ def run_passes(
     from convc.compiler import choose_passes, optimise
     from convc.model import Options
 
-    graph, options = read_graph(args), Options(args.target or "cpu", args.threads)
+    graph, options = read_graph(args), Options(args.target or "cpu", args.threads, precision=args.precision)
     budget = getattr(args, "budget", None)
     passes = choose_passes(parse_passes(args.passes), budget, calibration_of(args, graph))
     return optimise(graph, options, passes, instruments=instruments, force=getattr(args, "force", False), **more)
@@ -177,7 +186,7 @@ def compile_source(args: argparse.Namespace) -> CompiledModel:
         graph = read_graph(args)
         return compile(
             graph,
-            target=args.target or "cpu",
+            **target_of(args),
             passes=parse_passes(args.passes),
             budget=getattr(args, "budget", None),
             calibration=calibration_of(args, graph),

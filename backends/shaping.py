@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from convc.backends.assemble import Assembler
-from convc.backends.binding import Binding, Word
-from convc.backends.cpu.isa import Isa
-from convc.backends.cpu.moves import Tables, append_index_copy
-from convc.backends.cpu.resampling import axis_taps, lower_resize
-from convc.backends.cpu.writer import Writer
-from convc.backends.program import Flattened, Ints, Plain, Step
+from convc.backends.assemble import Assembler, Tables
+from convc.backends.axes import axis_taps, element_strides
+from convc.backends.binding import Binding
+from convc.backends.program import Flattened, Ints, Plain
 from convc.dims import concrete
 from convc.errors import TargetError
 from convc.ir.graph import Node
 from convc.types import DType, product
 
 
-def lower_view(asm: Assembler, node: Node, isa: Isa) -> None:
+def lower_view(asm: Assembler, node: Node) -> None:
     """Identity and dropout: another name for every layout."""
     for layout in tuple(asm.layouts(node.operands[0])) or (asm.plain(node.operands[0]),):
         asm.define(replace(layout, name=node.name))
 
 
-def lower_reshape(asm: Assembler, node: Node, isa: Isa) -> None:
+def lower_reshape(asm: Assembler, node: Node) -> None:
     """A view: of plain tensors always; of planes between [N, C, 1, 1] and [N, C]; flattened where linears read it."""
     name = node.operands[0]
     old, new = asm.graph[name].type, node.type
@@ -59,20 +56,13 @@ def _pick(asm: Assembler, node: Node, channels: Ints) -> bool:
     return True
 
 
-def _strides(shape: Sequence[int], element: int) -> list[int]:
-    steps = [element]
-    for size in reversed(shape[1:]):
-        steps.insert(0, steps[0] * size)
-    return steps
-
-
 def _axis_tables(asm: Assembler, node: Node, indices: dict[int, object]) -> Tables:
     """Tables of a copy that keeps the axes, with a function (size of the axis) -> indices for some of them."""
     source = asm.graph[node.operands[0]].type
 
     def tables(bound: Binding) -> Sequence[Ints]:
         shape = source.concrete(bound.sizes)
-        steps = _strides(shape, source.dtype.bytes)
+        steps = element_strides(shape, source.dtype.bytes)
         found = []
         for axis, (size, step) in enumerate(zip(shape, steps, strict=True)):
             make = indices.get(axis)
@@ -83,15 +73,15 @@ def _axis_tables(asm: Assembler, node: Node, indices: dict[int, object]) -> Tabl
     return tables
 
 
-def _copy(asm: Assembler, node: Node, isa: Isa, tables: Tables, fill: object = None) -> None:
+def _copy(asm: Assembler, node: Node, tables: Tables, fill: object = None) -> None:
     x = asm.plain(node.operands[0])
     y = asm.new_plain(node.name, node.type)
     value = None if fill is None else np.full(8, fill, node.type.dtype.numpy)
-    append_index_copy(asm, isa, node.name, x, y, tables, fill=value)
+    asm.index_copy(node.name, x, y, tables, fill=value)
     asm.define(y)
 
 
-def lower_slice(asm: Assembler, node: Node, isa: Isa) -> None:
+def lower_slice(asm: Assembler, node: Node) -> None:
     """Channels of planes are picked; anything else is copied."""
     axis = node.attrs["axis"] % node.type.rank
     start, step = node.attrs["start"], node.attrs["step"]
@@ -100,10 +90,10 @@ def lower_slice(asm: Assembler, node: Node, isa: Isa) -> None:
     if picked:
         return
     take = lambda bound, size: bound.size(start) + step * np.arange(bound.size(count))  # noqa: E731
-    _copy(asm, node, isa, _axis_tables(asm, node, {axis: take}))
+    _copy(asm, node, _axis_tables(asm, node, {axis: take}))
 
 
-def lower_gather(asm: Assembler, node: Node, isa: Isa) -> None:
+def lower_gather(asm: Assembler, node: Node) -> None:
     """Constant indices are a pick or a copy by index; computed ones are clamped to the axis and looked up."""
     source, indices = (asm.graph[name] for name in node.operands)
     axis = node.attrs["axis"] % source.type.rank
@@ -117,45 +107,25 @@ def lower_gather(asm: Assembler, node: Node, isa: Isa) -> None:
             if axis == 1 and indices.type.rank == 1 and _pick(asm, node, index):
                 return
         take = lambda bound, size: np.where(index < 0, index + size, index)  # noqa: E731
-        _copy(asm, node, isa, _axis_tables(asm, node, {axis: take}))
+        _copy(asm, node, _axis_tables(asm, node, {axis: take}))
         return
     x, i = asm.plain(node.operands[0]), asm.plain(node.operands[1])
     y = asm.new_plain(node.name, node.type)
     shape = source.type.shape
     sizes = (product(shape[:axis]), shape[axis], product(shape[axis + 1 :]), indices.type.elements)
-    params = {"sizes": sizes, "bytes": source.type.dtype.bytes}
-    asm.step(emit_gather(isa, str(i.type.dtype)), "gather", node.name, (x, i), (y,), params)
+    asm.gather(node.name, x, i, y, sizes)
     asm.define(y)
 
 
-def emit_gather(isa: Isa, kind: str) -> tuple[str, str]:
-    """y[o, j] = x[o, index[j]] for runs of `run` bytes; negative indices count from the end, others are clamped."""
-    out = Writer(f"gather_{kind}__{isa.name}", ["x", "index", "y", "outer", "axis", "run", "count"], "plain")
-    width = {"8": 1, "6": 2, "2": 4, "4": 8}[kind[-1]]
-    with out.share("outer * count", "item"):
-        out("o = item // count", f"k = whole(get_{kind}(index + (item - o * count) * {width}))", "if k < 0: k += axis")
-        out("if k < 0: k = 0", "if k >= axis: k = axis - 1")
-        out("copy_bytes(y + item * run, x + (o * axis + k) * run, run)")
-    return out.finish()
-
-
-def gather_arguments(step: Step, bound: Binding) -> Sequence[Word]:
-    """Arguments of `emit_gather`."""
-    (x, index), y = step.reads, step.writes[0]
-    assert isinstance(x, Plain) and isinstance(index, Plain) and isinstance(y, Plain)
-    outer, axis, inner, count = (bound.size(s) for s in step.params["sizes"])
-    return [bound.address(x), bound.address(index), bound.address(y), outer, axis, inner * step.params["bytes"], count]
-
-
-def lower_shuffle(asm: Assembler, node: Node, isa: Isa) -> None:
+def lower_shuffle(asm: Assembler, node: Node) -> None:
     """channel_shuffle: output channel j * groups + g is input channel g * (C / groups) + j."""
     channels, groups = concrete(node.type.shape[1], {}), node.attrs["groups"]
     order = np.arange(channels).reshape(groups, -1).T.reshape(-1)
     if not _pick(asm, node, order):
-        _copy(asm, node, isa, _axis_tables(asm, node, {1: lambda bound, size: order}))
+        _copy(asm, node, _axis_tables(asm, node, {1: lambda bound, size: order}))
 
 
-def lower_concat(asm: Assembler, node: Node, isa: Isa) -> None:
+def lower_concat(asm: Assembler, node: Node) -> None:
     """Along channels a list of planes; elsewhere copies into one buffer."""
     axis = node.attrs["axis"] % node.type.rank
     names = node.operands
@@ -174,39 +144,39 @@ def lower_concat(asm: Assembler, node: Node, isa: Isa) -> None:
     start = every - every
     for index, part in enumerate(parts):
         joins = index < len(parts) - 1
-        append_index_copy(asm, isa, node.name, part, y, part=(outer, start, every), joins=joins)
+        asm.index_copy(node.name, part, y, part=(outer, start, every), joins=joins)
         start = start + part.type.shape[axis] * inner
     asm.define(y)
 
 
-def lower_transpose(asm: Assembler, node: Node, isa: Isa) -> None:
+def lower_transpose(asm: Assembler, node: Node) -> None:
     """Transpose."""
     source, perm = asm.graph[node.operands[0]].type, node.attrs["perm"]
 
     def tables(bound: Binding) -> Sequence[Ints]:
         shape = source.concrete(bound.sizes)
-        steps = _strides(shape, source.dtype.bytes)
+        steps = element_strides(shape, source.dtype.bytes)
         return [np.arange(shape[axis]) * steps[axis] for axis in perm]
 
-    _copy(asm, node, isa, tables)
+    _copy(asm, node, tables)
 
 
-def lower_expand(asm: Assembler, node: Node, isa: Isa) -> None:
+def lower_expand(asm: Assembler, node: Node) -> None:
     """Expand."""
     source, result = asm.graph[node.operands[0]].type, node.type
 
     def tables(bound: Binding) -> Sequence[Ints]:
         target = result.concrete(bound.sizes)
         shape = (*[1] * (len(target) - source.rank), *source.concrete(bound.sizes))
-        steps = _strides(shape, source.dtype.bytes)
+        steps = element_strides(shape, source.dtype.bytes)
         return [
             np.arange(new) * (step if old == new else 0) for old, new, step in zip(shape, target, steps, strict=True)
         ]
 
-    _copy(asm, node, isa, tables)
+    _copy(asm, node, tables)
 
 
-def lower_pad(asm: Assembler, node: Node, isa: Isa) -> None:
+def lower_pad(asm: Assembler, node: Node) -> None:
     """pad: indices padded by NumPy's own rule, -1 where the fill value goes; negative padding crops."""
     mode = node.attrs["mode"]
 
@@ -223,10 +193,10 @@ def lower_pad(asm: Assembler, node: Node, isa: Isa) -> None:
         return index
 
     axes = {a: along(a) for a in range(node.type.rank) if node.attrs["before"][a] or node.attrs["after"][a]}
-    _copy(asm, node, isa, _axis_tables(asm, node, axes), fill=node.attrs["value"])
+    _copy(asm, node, _axis_tables(asm, node, axes), fill=node.attrs["value"])
 
 
-def lower_depth(asm: Assembler, node: Node, isa: Isa) -> None:
+def lower_depth(asm: Assembler, node: Node) -> None:
     """depth_to_space and space_to_depth as a transposition of six axes."""
     block = node.attrs["block"]
     source = asm.graph[node.operands[0]].type
@@ -235,7 +205,7 @@ def lower_depth(asm: Assembler, node: Node, isa: Isa) -> None:
 
     def tables(bound: Binding) -> Sequence[Ints]:
         images, channels, height, width = source.concrete(bound.sizes)
-        steps = _strides((images, channels, height, width), source.dtype.bytes)
+        steps = element_strides((images, channels, height, width), source.dtype.bytes)
         blocks = np.arange(block)
         if deep:
             out = channels // (block * block)
@@ -249,22 +219,25 @@ def lower_depth(asm: Assembler, node: Node, isa: Isa) -> None:
             np.arange(height // block) * block * steps[2], np.arange(width // block) * block * steps[3],
         ]  # fmt: skip
 
-    _copy(asm, node, isa, tables)
+    _copy(asm, node, tables)
 
 
-def lower_resampling(asm: Assembler, node: Node, isa: Isa) -> None:
-    """resize: on planes, or by index for nearest over other axes."""
-    if lower_resize(asm, node, isa):
-        return
-    if node.attrs["mode"] != "nearest":
-        raise TargetError(
-            f"{node}: {node.attrs['mode']} over other axes than height and width of float32 [N, C, H, W]",
-            hint="use mode nearest, or target='reference'",
-        )
+def lower_nearest(asm: Assembler, node: Node) -> None:
+    """Resize in mode nearest over any axes, by index."""
     source = asm.graph[node.operands[0]].type
 
     def along(axis: int) -> object:
         size = node.type.shape[axis]
         return lambda bound, old: axis_taps(old, bound.size(size), axis, dict(node.attrs))[0][:, 0]
 
-    _copy(asm, node, isa, _axis_tables(asm, node, {axis: along(axis) for axis in range(source.rank)}))
+    _copy(asm, node, _axis_tables(asm, node, {axis: along(axis) for axis in range(source.rank)}))
+
+
+Lower = Callable[[Assembler, Node], None]
+
+LOWER: dict[str, Lower] = {
+    "identity": lower_view, "dropout": lower_view, "reshape": lower_reshape, "slice": lower_slice,
+    "gather": lower_gather, "channel_shuffle": lower_shuffle, "concat": lower_concat, "transpose": lower_transpose,
+    "expand": lower_expand, "pad": lower_pad, "depth_to_space": lower_depth, "space_to_depth": lower_depth,
+}  # fmt: skip
+"""Operators that only move elements, the same for every target."""

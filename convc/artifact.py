@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convc.container import Container, write_container
-from convc.errors import ModelError
+from convc.errors import InputError, ModelError
 from convc.files import read_json
 from convc.ir.parser import parse
 from convc.ir.printer import print_tensor
@@ -36,6 +36,7 @@ def save(model: CompiledModel, path: str | os.PathLike[str]) -> None:
     """Write a model, whole or not at all. Raises InputError where the file cannot be written."""
     from convc import __version__
 
+    path_of(path)
     program = model.program
     tensors = [node.value for node in model.graph.constants if _is_outside_text(node.value)]
     objects = getattr(model.runnable, "objects", {})
@@ -73,7 +74,7 @@ def load(
     from convc.passes.stages import Stages
 
     limits = limits or Limits()
-    label = os.fspath(path)
+    label = path_of(path)
     found = Container.open(path, limits=limits)
     try:
         text = str(found.member("graph.txt"), "utf-8")
@@ -102,6 +103,13 @@ def load(
         choices=found.facts.get("choices"),
     )
     return CompiledModel(graph, records, options, runnable, stages)
+
+
+def path_of(path: object) -> str:
+    """The path as a string. Raises InputError for what is none."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise InputError(f"{path!r} is no path", hint="give the name of a .convc file")
+    return str(os.fspath(path))
 
 
 @cache

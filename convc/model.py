@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from convc.dims import Dim
-from convc.errors import InputError, ModelError, TargetError
+from convc.errors import InputError, LimitError, ModelError, TargetError
 from convc.interp import bind_sizes
 from convc.ir.graph import Graph
 from convc.limits import Limits
@@ -108,6 +108,10 @@ class CompiledModel:
     def run(self, inputs: Mapping[str, npt.ArrayLike]) -> dict[str, Array]:
         """Outputs by name, from inputs by name. Raises InputError."""
         known = [port.name for port in self.inputs]
+        if not isinstance(inputs, Mapping):
+            raise InputError(
+                f"run takes arrays by name, not {type(inputs).__name__}", hint="call the model with arrays: model(x)"
+            )
         for name in inputs:
             if name not in known:
                 raise InputError(f"{self.graph.name} has no input {name}", hint=f"its inputs are {', '.join(known)}")
@@ -130,6 +134,12 @@ class CompiledModel:
                 raise InputError(
                     f"input {port.name} has dtype {array.dtype}, expected {port.dtype}",
                     hint=f"convert it with .astype({str(port.dtype)!r})",
+                )
+            if array.nbytes > self.options.limits.tensor_bytes:
+                bound = self.options.limits.tensor_bytes
+                raise LimitError(
+                    f"input {port.name} takes {array.nbytes} bytes, more than limits.tensor_bytes={bound}",
+                    hint="use smaller sizes, or raise convc.Limits(tensor_bytes=...)",
                 )
             if not array.flags.c_contiguous or not array.flags.aligned or not array.dtype.isnative:
                 array = np.require(array, port.dtype, ["C", "A"])

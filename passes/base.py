@@ -12,11 +12,11 @@ from convc.ir.graph import Graph
 from convc.passes.context import Context
 
 
-class Numerics(enum.Enum):
+class Numerics(str, enum.Enum):
     """What a pass may do to the numbers; tests hold it to that.
 
     `exact`: outputs are equal bit for bit. `reassociates`: the same mathematics in another order.
-    `approximate`: another function, under a budget, with a certificate for each rewrite.
+    `approximate`: another function, under a budget, with a certificate for each rewrite. Equal to its name as a string.
     """
 
     EXACT = "exact"

@@ -14,7 +14,7 @@ import pytest
 import convc
 from convc.artifact import load, save
 from convc.container import Container, write_container
-from convc.errors import Error, LimitError, ModelError
+from convc.errors import Error, InputError, LimitError, ModelError
 from convc.limits import Limits
 from convc.model import CompiledModel
 from convc.tensors import read_tensors, write_tensors
@@ -172,3 +172,18 @@ def test_damage_anywhere_is_found(saved: Path) -> None:
         saved.write_bytes(whole[:at])
         with pytest.raises(ModelError):
             load(saved)
+
+
+def test_what_is_no_path_is_refused(model: CompiledModel) -> None:
+    for call in (lambda: load(3), lambda: save(model, 3)):  # type: ignore[arg-type]
+        with pytest.raises(InputError, match="3 is no path. Hint: give the name of a .convc file"):
+            call()
+
+
+def test_an_input_beyond_the_limits_is_refused_before_it_is_copied() -> None:
+    b = convc.Builder("wide", seed=0)
+    graph = b.finish(b.relu(b.input("x", ("N", 3, "H", "W"))))
+    model = convc.compile(graph, target="reference", limits=Limits(tensor_bytes=1 << 20))
+    wide = np.broadcast_to(np.float32(1), (1, 3, 200_000, 200_000))
+    with pytest.raises(LimitError, match="input x takes 480000000000 bytes"):
+        model(wide)

@@ -479,6 +479,8 @@ def test_a_budget_is_spent_on_calibration_images(tmp_path: Path, capsys: pytest.
     assert record["rewrites"] and record["macs_after"] < record["macs_before"]
     assert main(["compile", "zoo:digits", "-o", str(tmp_path / "d.convc"), "--json", *options]) == 0
     assert json.loads(capsys.readouterr().out)["macs"] == record["macs_after"]
+    assert main(["check", str(tmp_path / "d.convc"), "--no-onnxruntime"]) == 0
+    assert "the network after spend_budget, which approximates the one that was read" in capsys.readouterr().out
     assert main(["inspect", "passes", str(tmp_path / "d.convc"), *options]) == 2
     assert "leave out --target, --passes, --budget and --calibration" in capsys.readouterr().err
     assert main(["compile", "zoo:digits", "-o", str(tmp_path / "e.convc"), *options[2:]]) == 2

@@ -13,6 +13,7 @@ import pytest
 
 import convc
 from convc.cli.main import main
+from convc.data import load_digits_train
 from convc.ir.graph import Graph
 
 ROOT = Path(__file__).parent.parent
@@ -48,7 +49,9 @@ def run_document(name: str, folder: Path) -> dict[str, Any]:
     pytest.importorskip("PIL.Image").new("RGB", (300, 250), (90, 60, 30)).save(folder / "cat.jpg")
     if name not in ("README.md", "docs/quickstart.md"):
         save_onnx(stand_in(), folder / "net.onnx")
-    names: dict[str, Any] = {"x": np.ones((1, 3, 8, 8), np.float32)}
+    images = load_digits_train()[:16]
+    np.save(folder / "images.npy", images)
+    names: dict[str, Any] = {"x": np.ones((1, 3, 8, 8), np.float32), "images": images}
     for kind, text in parts(name):
         if kind == "python":
             exec(compile(text, name, "exec"), names)
@@ -106,7 +109,7 @@ def test_what_a_document_shows_runs_on_the_networks_that_it_names(name: str, fol
 
 def test_the_documents_show_something() -> None:
     counts = {name: [kind for kind, _ in parts(name)] for name in DOCUMENTS}
-    assert counts["README.md"].count("python") == 2 and counts["README.md"].count("convc") >= 11
+    assert counts["README.md"].count("python") == 3 and counts["README.md"].count("convc") >= 11
     assert counts["docs/quickstart.md"].count("python") >= 4 and counts["docs/quickstart.md"].count("convc") >= 8
     for name in ("docs/how-it-works.md", "docs/writing-a-pass.md", "docs/writing-a-kernel.md"):
         assert "python" in counts[name], name

@@ -89,7 +89,17 @@ def run(args: argparse.Namespace, edit: Edit | None = None) -> int:
         print_json({**facts, "fault": fault.to_json() if fault else None, "files": files})
     else:
         _tell(args, model.program.target, comparison, fault, files)
+        _tell_approximations(model)
     return 0 if comparison.same and comparison.read_alike else 1
+
+
+def _tell_approximations(model: CompiledModel) -> None:
+    """What a check of a compiled file cannot see: it holds the network as it is after its passes."""
+    for record in model.records:
+        if record.numerics == "approximate" and record.rewrites:
+            error = record.rewrites[-1].certificate.get("output_error")
+            far = f", by {error:.2g} of the largest output on its calibration inputs" if error is not None else ""
+            say(f"what was checked is the network after {record.name}, which approximates the one that was read{far}")
 
 
 def _tell(args: argparse.Namespace, target: str, found: Comparison, fault: Fault | None, files: list[str]) -> None:

@@ -248,6 +248,8 @@ def test_wrong_calls_are_refused(model: CompiledModel, arrays: list[Any], messag
 def test_wrong_names_are_refused(model: CompiledModel) -> None:
     with pytest.raises(InputError, match="net has no input y. Hint: its inputs are x"):
         model.run({"x": IMAGES, "y": IMAGES})
+    with pytest.raises(InputError, match="run takes arrays by name, not ndarray. Hint: call the model"):
+        model.run(np.zeros((1, 2), np.float32))  # type: ignore[arg-type]
     with pytest.raises(InputError, match="input x.* is missing"):
         model.run({})
 

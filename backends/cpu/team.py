@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -78,14 +79,44 @@ class Team:
         try:
             self.job = (steps, count)
             self.driver.post(self.ticket.ctypes.data)
-            for worker in self.workers:
-                if worker.sleeping:
+            asleep = [worker for worker in self.workers if worker.sleeping]
+            if asleep:
+                keep_off_this_processor(asleep)
+                for worker in asleep:
                     worker.wake.release()
             walk(steps, count, self.barrier, 0, self.size)
         finally:
             self.busy.release()
 
 
+def keep_off_this_processor(workers: Sequence[threading.Thread]) -> None:
+    """Let sleeping workers wake up on any processor but the caller's.
+
+    Linux likes to wake a thread where its waker runs. Where processors share no cache that it knows of, as in many
+    virtual machines, the two then share that processor for as long as neither sleeps: 5.4 ms instead of 2.1, measured.
+    Nobody is pinned: workers may go wherever else the caller may.
+    """
+    if _getcpu is None:
+        return
+    try:
+        here, allowed = int(_getcpu()), os.sched_getaffinity(0)
+        others = allowed - {here}
+        if others:
+            for worker in workers:
+                if worker.native_id is not None:
+                    os.sched_setaffinity(worker.native_id, others)
+    except OSError:  # a thread that has ended, or a set of processors that has just changed: the team works anyhow
+        return
+
+
+def _find_getcpu() -> Callable[[], int] | None:
+    if not hasattr(os, "sched_setaffinity"):
+        return None
+    found: Callable[[], int] | None = getattr(ctypes.CDLL(None), "sched_getcpu", None)
+    return found
+
+
+_getcpu = _find_getcpu()
 _teams: dict[int, Team] = {}
 _lock = ForkLock()
 

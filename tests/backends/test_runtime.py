@@ -305,3 +305,27 @@ def test_planning_a_deep_network_takes_milliseconds() -> None:
         if seconds < 0.05:
             break
     assert seconds < 0.05
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processors are not chosen here")
+def test_sleeping_workers_wake_elsewhere_than_their_caller() -> None:
+    allowed = os.sched_getaffinity(0)
+    model = convc.compile(GRAPH, threads=2)
+    model(IMAGES)
+    (worker,) = team._teams[2].workers
+    end = time.monotonic() + 5
+    while not worker.sleeping and time.monotonic() < end:
+        time.sleep(0.001)
+    assert worker.sleeping
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        model(IMAGES)
+        os.sched_setaffinity(0, allowed)
+        while not worker.sleeping and time.monotonic() < end:
+            time.sleep(0.001)
+        model(IMAGES)
+    finally:
+        os.sched_setaffinity(0, allowed)
+    assert worker.native_id is not None
+    where = os.sched_getaffinity(worker.native_id)
+    assert where < allowed and len(where) == len(allowed) - 1 if len(allowed) > 1 else where == allowed

@@ -104,8 +104,9 @@ def latency_tables(
             ratio = min(peers.values()) / ours if peers else math.nan
             ratios.append(ratio)
             cells = [_times(results[one]) if one in results else "-" for one in ("fused", *against)]
-            errors = [" / ".join(f"{results[one]['error']:.0e}" for one in ("fused", *peers))]
-            rows.append([name, *cells, f"{ratio:.2f}", *(errors if count == threads[0] else [])])
+            rows.append([name, *cells, f"{ratio:.2f}"])
+            if count == threads[0]:
+                rows[-1].append(" / ".join(f"{results[one]['error']:.0e}" for one in ("fused", *peers)))
         mean = math.exp(float(np.mean(np.log(ratios))))
         rows.append(["geometric mean", *[""] * (1 + len(against)), f"**{mean:.2f}**", *[""] * (count == threads[0])])
         lines += [f"### {count} thread{'s' * (count > 1)}, batch 1", ""]

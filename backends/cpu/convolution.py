@@ -11,7 +11,7 @@ import numpy as np
 from convc.backends.assemble import Assembler
 from convc.backends.binding import SLACK, Binding, Word, offsets_table
 from convc.backends.cpu import conv, winograd_call
-from convc.backends.cpu.activations import float32, float_word, function_of
+from convc.backends.cpu.activations import float_word, function_of
 from convc.backends.cpu.channels import (
     Channels,
     Taps,
@@ -26,6 +26,7 @@ from convc.backends.cpu.channels import (
 from convc.backends.cpu.choice import Choice, Facts, candidates
 from convc.backends.cpu.isa import Isa
 from convc.backends.cpu.prologue import lower_prologue
+from convc.backends.operands import constant_of, transposed_taps
 from convc.backends.program import Ints, Planes, Step
 from convc.dims import Size, concrete
 from convc.errors import TargetError
@@ -138,8 +139,8 @@ def lower_conv_transpose2d(asm: Assembler, node: Node, isa: Isa) -> None:
     phases = []
     for a in range(stride[0]):
         for b in range(stride[1]):
-            rows = _phase(a, height, stride[0], node.attrs["padding"][0], node.attrs["dilation"][0])
-            cols = _phase(b, breadth, stride[1], node.attrs["padding"][1], node.attrs["dilation"][1])
+            rows = transposed_taps(a, height, stride[0], node.attrs["padding"][0], node.attrs["dilation"][0])
+            cols = transposed_taps(b, breadth, stride[1], node.attrs["padding"][1], node.attrs["dilation"][1])
             size = tuple(
                 (length - start + (step - 1)) // step
                 for length, start, step in zip(node.type.shape[2:], (a, b), stride, strict=True)
@@ -161,23 +162,6 @@ def lower_conv_transpose2d(asm: Assembler, node: Node, isa: Isa) -> None:
             size=size, start=(a, b), every=stride, taps_in_kernel=height * breadth, joins=index < len(phases) - 1,
         )  # fmt: skip
     asm.define(y)
-
-
-def _phase(a: int, kernel: int, stride: int, padding: int, dilation: int) -> list[tuple[int, int]]:
-    return [
-        (r, (a + padding - r * dilation) // stride) for r in range(kernel) if (a + padding - r * dilation) % stride == 0
-    ]
-
-
-def constant_of(asm: Assembler, node: Node, slot: str) -> Array:
-    """The constant in a slot, as float32. Raises TargetError where it is computed."""
-    source = asm.graph[str(node.input(slot))]
-    if source.op != "constant":
-        raise TargetError(
-            f"{node}: {slot} is computed by {source}, expected a constant",
-            hint="run passes='default' to fold constant arithmetic; weights that depend on inputs are not supported",
-        )
-    return float32(source.array)
 
 
 def _is_exact(step: int, isa: Isa) -> bool:

@@ -12,6 +12,7 @@ from convc.backends.cpu.activations import FUNCTION, float32, function_of
 from convc.backends.cpu.channels import at_places
 from convc.backends.cpu.isa import Isa
 from convc.backends.cpu.maps import SCALAR, Operand, emit_plain, emit_planes, emit_scalar
+from convc.backends.operands import scalar_operation
 from convc.backends.program import Layout, Plain, Planes
 from convc.dims import concrete
 from convc.errors import TargetError
@@ -164,25 +165,11 @@ def _padded(operand: Layout | Operand, rank: int) -> tuple[Any, ...]:
     return (*[1] * (rank - len(shape)), *shape)
 
 
-def _scalar_expression(node: Node, first: DType) -> str:
-    """The key of SCALAR for an operator on these element types."""
-    out = node.type.dtype
-    if node.op == "cast" and out is DType.BOOL:
-        return "to_bool"
-    if node.op == "cast" and first.is_float and not out.is_float:
-        return "to_int"
-    if node.op == "div":
-        return "true_div" if out.is_float else "floor_div" if out.value.startswith("u") else "div"
-    if node.op == "mod" and node.attrs["fmod"] and not out.value.startswith("u"):
-        return "float_fmod" if out.is_float else "fmod"
-    return node.op
-
-
 def _lower_scalar(asm: Assembler, node: Node, isa: Isa) -> None:
     names = node.operands
     types = [asm.graph[n].type.dtype for n in names]
     out = node.type.dtype
-    op = _scalar_expression(node, types[0])
+    op = scalar_operation(node, types[0])
     kinds = ["u8" if t is DType.BOOL else str(t) for t in (*types, out)]
     halves = DType.F16 in {out, *types}
     if op not in SCALAR or (halves and (node.op != "cast" or isa.name == "portable")):

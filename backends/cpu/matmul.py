@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from convc.backends.assemble import Assembler
-from convc.backends.axes import broadcast_strides
 from convc.backends.binding import Binding, Word
 from convc.backends.cpu.isa import Isa
 from convc.backends.cpu.writer import Writer
+from convc.backends.operands import batch_offsets
 from convc.backends.program import Plain, Step
 from convc.errors import TargetError
 from convc.ir.graph import Node
@@ -74,14 +72,7 @@ def matmul_arguments(step: Step, bound: Binding) -> Sequence[Word]:
     left, right = bound.shape(p), bound.shape(q)
     left = (1, *left) if len(left) == 1 else left
     right = (*right, 1) if len(right) == 1 else right
-    batch = np.broadcast_shapes(left[:-2], right[:-2])
-    table = []
-    for shape in (left, right):
-        matrix = shape[-2] * shape[-1] * 4
-        strides = broadcast_strides(shape[:-2], batch, matrix)
-        index = np.indices(batch).reshape(len(batch), int(np.prod(batch)))
-        table.append((np.array(strides, np.int64)[:, None] * index).sum(0))
-    offsets = np.stack(table, axis=1).astype(np.int64)
+    offsets = batch_offsets(left, right) * 4
     return [
         bound.address(p), bound.address(q), bound.address(y), bound.table(offsets), len(offsets), left[-2], right[-1],
         left[-1], 0,

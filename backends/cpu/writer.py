@@ -5,28 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from convc.backends.writer import Lines
 
-class Writer:
+
+class Writer(Lines):
     """Collects the lines of one kernel: `def name(a, thread, threads)`, where `a` is the address of its arguments."""
 
     def __init__(self, name: str, arguments: Sequence[str], about: str) -> None:
         self.name = name
-        self._lines = [f"def {name}(a, thread, threads):", *(f"    # {line}" for line in about.splitlines())]
-        self._depth = 1
+        super().__init__([f"def {name}(a, thread, threads):", *(f"    # {line}" for line in about.splitlines())])
         for index, argument in enumerate(arguments):
             self(f"{argument} = load_i64(a, {index})")
-
-    def __call__(self, *lines: str) -> None:
-        """Add lines at the current indentation."""
-        self._lines.extend("    " * self._depth + line for line in lines)
-
-    @contextmanager
-    def block(self, head: str) -> Iterator[None]:
-        """Add `head:` and indent what follows."""
-        self(head + ":")
-        self._depth += 1
-        yield
-        self._depth -= 1
 
     @contextmanager
     def share(self, total: str, item: str) -> Iterator[None]:

@@ -26,6 +26,7 @@ from convc.backends.cuda.winograd_conv import (
     winograd_launches,
     winograd_sizes,
 )
+from convc.backends.operands import constant_of, transposed_taps
 from convc.backends.program import Flattened, Ints, Planes, Step
 from convc.dims import Size, concrete
 from convc.errors import TargetError
@@ -78,7 +79,7 @@ class ConvCall:
 
 def lower_conv2d(asm: CudaAssembler, node: Node) -> None:
     """Select and append the call for a conv2d."""
-    weights = constant(asm, node, "w")
+    weights = constant_of(asm, node, "w")
     out, per_group, height, breadth = weights.shape
     groups = node.attrs["groups"]
     (top, left, bottom, right), (dh, dw) = node.attrs["padding"], node.attrs["dilation"]
@@ -87,7 +88,7 @@ def lower_conv2d(asm: CudaAssembler, node: Node) -> None:
     name = str(node.inputs[0])
     mapped = lower_prologue(asm, node) if has_prologue(node.inputs, node.attrs) else None
     if per_group == 1 and groups == out:
-        bias = constant(asm, node, "b") if node.input("b") is not None else None
+        bias = constant_of(asm, node, "b") if node.input("b") is not None else None
         append_depthwise(asm, node, mapped or asm.natural(name), MATH[asm.precision], weights, bias)
         return
     weights, groups = merged(weights, groups)
@@ -115,7 +116,7 @@ def lower_conv2d(asm: CudaAssembler, node: Node) -> None:
 
 def lower_linear(asm: CudaAssembler, node: Node) -> None:
     """A linear on [N, I] is a 1x1 convolution; its input may be the flattened planes of a convolution."""
-    weights = constant(asm, node, "w")
+    weights = constant_of(asm, node, "w")
     out = weights.shape[0]
     name = str(node.inputs[0])
     type = asm.graph[name].type
@@ -156,7 +157,7 @@ def lower_conv_transpose2d(asm: CudaAssembler, node: Node) -> None:
 
     out[q s + a] = sum of x[q + (a + padding - r dilation) / s] w[r] over the r for which s divides
     """
-    weights = constant(asm, node, "w")
+    weights = constant_of(asm, node, "w")
     channels, per_group, height, breadth = weights.shape
     groups = node.attrs["groups"]
     x, first, lanes = _input(asm, str(node.inputs[0]), None, groups)
@@ -165,8 +166,8 @@ def lower_conv_transpose2d(asm: CudaAssembler, node: Node) -> None:
     y = asm.new_planes(node.name, node.type)
     for a in range(stride[0]):
         for b in range(stride[1]):
-            rows = _phase(a, height, stride[0], node.attrs["padding"][0], node.attrs["dilation"][0])
-            columns = _phase(b, breadth, stride[1], node.attrs["padding"][1], node.attrs["dilation"][1])
+            rows = transposed_taps(a, height, stride[0], node.attrs["padding"][0], node.attrs["dilation"][0])
+            columns = transposed_taps(b, breadth, stride[1], node.attrs["padding"][1], node.attrs["dilation"][1])
             size = tuple(
                 (length - start + (step - 1)) // step
                 for length, start, step in zip(node.type.shape[2:], (a, b), stride, strict=True)
@@ -179,23 +180,6 @@ def lower_conv_transpose2d(asm: CudaAssembler, node: Node) -> None:
             offsets = tuple(offset for _, offset in taps)
             append(asm, node, x, first, y, shape, phase, offsets, (1, 1), (0, 0), size, start=(a, b), every=stride)
     asm.define(y)
-
-
-def _phase(a: int, kernel: int, stride: int, padding: int, dilation: int) -> list[tuple[int, int]]:
-    return [
-        (r, (a + padding - r * dilation) // stride) for r in range(kernel) if (a + padding - r * dilation) % stride == 0
-    ]
-
-
-def constant(asm: CudaAssembler, node: Node, slot: str) -> Array:
-    """A constant operand in float32. Raises TargetError where it is computed."""
-    source = asm.graph[str(node.input(slot))]
-    if source.op != "constant":
-        raise TargetError(
-            f"{node}: {slot} is computed by {source}, expected a constant",
-            hint="run passes='default' to fold constant arithmetic; weights that depend on inputs are not supported",
-        )
-    return np.asarray(source.array, np.float32)
 
 
 def _input(asm: CudaAssembler, name: str, mapped: Planes | None, groups: int) -> tuple[Planes, int, Ints]:
@@ -248,7 +232,9 @@ def append(
         "w": asm.pack_later(f"{node.name}.w", count, lambda: conv_launch.pack_weights(math_spec, weights()), dtype)
     }
     if has_bias:
-        tables["bias"] = asm.pack(f"{node.name}.b", conv_launch.pack_bias(math_spec, constant(asm, node, "b"), groups))
+        tables["bias"] = asm.pack(
+            f"{node.name}.b", conv_launch.pack_bias(math_spec, constant_of(asm, node, "b"), groups)
+        )
     if lanes:
         tables["lanes"] = asm.pack(f"{node.name}.lanes", _lanes(math_spec, groups, outputs, order))
     variants = []

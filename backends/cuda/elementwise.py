@@ -10,6 +10,7 @@ from convc.backends.assemble import operand
 from convc.backends.cuda import formulas
 from convc.backends.cuda.layout import CudaAssembler
 from convc.backends.cuda.maps import Operand, emit_plain, emit_planes, emit_scalar
+from convc.backends.operands import scalar_operation
 from convc.backends.program import Layout, Plain, Planes
 from convc.dims import concrete
 from convc.errors import TargetError
@@ -166,24 +167,10 @@ def _plain_operand(asm: CudaAssembler, name: str, node: Node) -> Layout | Operan
     return asm.plain(name)
 
 
-def _scalar_operation(node: Node, first: DType) -> str:
-    """The name among SCALAR for an operator on these element types."""
-    out = node.type.dtype
-    if node.op == "cast" and out is DType.BOOL:
-        return "to_bool"
-    if node.op == "cast" and first.is_float and not out.is_float:
-        return "to_int"
-    if node.op == "div":
-        return "true_div" if out.is_float else "floor_div" if out.value.startswith("u") else "div"
-    if node.op == "mod" and node.attrs["fmod"] and not out.value.startswith("u"):
-        return "float_fmod" if out.is_float else "fmod"
-    return node.op
-
-
 def _lower_scalar(asm: CudaAssembler, node: Node) -> None:
     types = [asm.graph[n].type.dtype for n in node.operands]
     out = node.type.dtype
-    op = _scalar_operation(node, types[0])
+    op = scalar_operation(node, types[0])
     if op not in SCALAR or (DType.F16 in {out, *types} and node.op != "cast"):
         raise TargetError(
             f"{node}: CUDA has no kernel for {node.op} from {', '.join(map(str, types))} to {out}",

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
-from convc.backends.axes import broadcast_strides
 from convc.backends.cuda.layout import CudaAssembler
 from convc.backends.cuda.plan import Argument, Launch, LaunchPlan
 from convc.backends.cuda.writer import Writer
+from convc.backends.operands import batch_offsets
 from convc.backends.program import Plain, Step
 from convc.errors import TargetError
 from convc.ir.graph import Node
@@ -47,13 +45,7 @@ def matmul_launches(step: Step, bound: LaunchPlan) -> Sequence[Launch]:
     left, right = bound.shape(p), bound.shape(q)
     left = (1, *left) if len(left) == 1 else left
     right = (*right, 1) if len(right) == 1 else right
-    batch = np.broadcast_shapes(left[:-2], right[:-2])
-    table = []
-    for shape in (left, right):
-        strides = broadcast_strides(shape[:-2], batch, shape[-2] * shape[-1])
-        index = np.indices(batch).reshape(len(batch), int(np.prod(batch)))
-        table.append((np.array(strides, np.int64)[:, None] * index).sum(0))
-    offsets = np.stack(table, axis=1)
+    offsets = batch_offsets(left, right)
     total = len(offsets) * left[-2] * right[-1]
     arguments: list[Argument] = [bound.at(p), bound.at(q), bound.at(y), bound.lanes(offsets), total]
     return bound.items(step, total, [*arguments, left[-2], right[-1], left[-1]])

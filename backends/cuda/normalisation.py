@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from convc.backends.cuda.layout import CudaAssembler
 from convc.backends.cuda.plan import Argument, Launch, LaunchPlan, elements
 from convc.backends.cuda.reductions import ADD, fold_run, warp_rows
 from convc.backends.cuda.writer import Writer
+from convc.backends.operands import append_norm
 from convc.backends.program import Plain, Step
-from convc.dims import Size, concrete
-from convc.errors import TargetError
 from convc.ir.graph import Node
-from convc.types import product
 
 
 def emit_norm(by_element: bool) -> tuple[str, str]:
@@ -67,50 +63,7 @@ def emit_lrn(root: bool) -> tuple[str, str]:
 
 def lower_norm(asm: CudaAssembler, node: Node) -> None:
     """layer_norm, instance_norm and group_norm."""
-    x = asm.plain(str(node.inputs[0]))
-    shape = x.type.shape
-    sizes: tuple[Size, ...]
-    by_element = False
-    if node.op == "layer_norm":
-        axis = node.attrs["axis"] % len(shape)
-        first = _first_varying(asm, node)
-        by_element = first < len(shape)
-        first = min(first, axis) if by_element else len(shape)
-        sizes = (product(shape[:axis]), product(shape[first:axis]), 1, product(shape[axis:]))
-        if any(not isinstance(s, int) for s in shape[first:]):
-            raise TargetError(f"{node}: gamma and beta span symbolic sizes of {x.type}", hint="give input_shapes=")
-        count = [concrete(s, {}) for s in shape[first:]]
-    else:
-        groups = node.attrs["groups"] if node.op == "group_norm" else shape[1]
-        sizes = (shape[0] * groups, groups, shape[1] // groups, product(shape[2:]))
-        count = [concrete(shape[1], {})]
-    affine: list[str | int] = []
-    reads = [x]
-    for slot, default in (("gamma", 1.0), ("beta", 0.0)):
-        name = node.input(slot)
-        array = np.full(count, default, np.float32)
-        if name is not None:
-            source = asm.graph[name]
-            if source.op != "constant" and source.type.shape == tuple(count):
-                affine.append(len(reads))
-                reads.append(asm.plain(name))
-                continue
-            if source.op != "constant":
-                raise TargetError(f"{node}: {slot} is {source.type}, expected shape {count}", hint="expand it")
-            array = np.asarray(source.array, np.float32)
-            array = np.broadcast_to(array.reshape(array.shape[max(array.ndim - len(count), 0) :]), count)
-        affine.append(asm.pack(f"{node.name}.{slot}", np.ascontiguousarray(array)))
-    y = asm.new_plain(node.name, node.type)
-    params = {"sizes": sizes, "affine": affine, "epsilon": node.attrs["epsilon"]}
-    asm.step(emit_norm(by_element), "norm", node.name, reads, (y,), params)
-    asm.define(y)
-
-
-def _first_varying(asm: CudaAssembler, node: Node) -> int:
-    """The first axis of x along which gamma or beta of a layer_norm differ; the rank of x where none does."""
-    rank = node.type.rank
-    shapes = [asm.graph[name].type.shape for name in node.operands[1:]]
-    return min((rank - len(s) + i for s in shapes for i, size in enumerate(s) if size != 1), default=rank)
+    append_norm(asm, node, emit_norm)
 
 
 def lower_lrn(asm: CudaAssembler, node: Node) -> None:

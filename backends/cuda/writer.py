@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 
+from convc.backends.writer import Lines
+
 THREADS = 256
 """Threads of a block, where the family has no reason for another number."""
 VECTOR = {"f32": 4, "tf32": 4, "f16": 8, "bf16": 8}
@@ -43,30 +45,17 @@ def interface(source: str) -> Interface:
     return Interface(function.name, tuple(kinds), int(str(function.returns.value).split()[0]))
 
 
-class Writer:
+class Writer(Lines):
     """Collects the lines of one kernel. `arguments` are "name: kind"; kinds are `i32`, `f32`, and
     pointers such as `f32*`.
     """
 
     def __init__(self, name: str, arguments: Sequence[str], about: str, threads: int = THREADS) -> None:
+        super().__init__()
         self.name = name
         self.threads = threads
         self.arguments = list(arguments)
         self._about = about
-        self._lines: list[str] = []
-        self._depth = 1
-
-    def __call__(self, *lines: str) -> None:
-        """Add lines at the current indentation."""
-        self._lines.extend("    " * self._depth + line for line in lines)
-
-    @contextmanager
-    def block(self, head: str) -> Iterator[None]:
-        """Add `head:` and indent what follows."""
-        self(head + ":")
-        self._depth += 1
-        yield
-        self._depth -= 1
 
     @contextmanager
     def loop(self, index: str, count: str) -> Iterator[None]:

@@ -41,13 +41,16 @@ L2_BYTES_A_CYCLE = 14.0
 
 @dataclass(frozen=True, slots=True)
 class ConvSpec:
-    """What changes a convolution kernel's instructions. `step`: bytes between input pixels, 0 if given at run time."""
+    """What changes a convolution kernel's instructions. `step`: bytes between input pixels, 0 if given at run time.
+    `unroll`: k-steps a turn of the loop, of which the number of steps is a multiple.
+    """
 
     mode: str
     step: int
     rows: int
     cols: int
     rest: int
+    unroll: int
     residual: bool
     activation: str
     params: int
@@ -55,7 +58,7 @@ class ConvSpec:
     def name(self, isa: Isa) -> str:
         """The kernel's name: its facts in order."""
         facts = ["f32", "conv" if self.mode == "dense" else "conv_lanes", f"step{self.step or 'n'}"]
-        facts.append(f"{self.rows}x{self.cols}" + (f"r{self.rest}" if self.rest else ""))
+        facts.append(f"{self.rows}x{self.cols}" + (f"r{self.rest}" if self.rest else "") + f"k{self.unroll}")
         facts += ["add"] * self.residual + ([self.activation] if self.activation else [])
         return "_".join(facts) + f"__{isa.name}"
 
@@ -112,9 +115,9 @@ def _chunk(out: Writer, spec: ConvSpec, isa: Isa, cols: int, step: str, paramete
         out("yp = image * y_image + row * y_row + line * y_wrap + col * y_step", "y_gap = y_wrap - wrap * y_step")
         if spec.residual:
             out("rp = image * r_image + row * r_row + line * r_wrap + col * r_step", "r_gap = r_wrap - wrap * r_step")
-        # each pixel tile fetches a share of the next weights, which follow these: `rate` / 1024 lines a step
-        out("turn = i - part * panel", f"rate = {max(size // 64, 1) * 1024} // (end - part * panel)")
-        out("if rate > 1024: rate = 1024", "pos = turn * (stop - begin) * rate")
+        # each pixel tile fetches a share of the next weights, which follow these: `rate` / 1024 lines a turn of its loop
+        out("turn = i - part * panel", f"rate = {max(size * spec.unroll // 64, 1) * 1024} // (end - part * panel)")
+        out("if rate > 1024: rate = 1024", f"pos = turn * ((stop - begin) // {spec.unroll}) * rate")
         out(f"wp = weights + begin * {size}", f"next = weights + stop * {size}")
         out(f"sum = sums + turn * {spec.rows * spec.cols * isa.lanes * 4}")
         half = (spec.rows + 1) // 2
@@ -134,15 +137,20 @@ def _tile(out: Writer, spec: ConvSpec, isa: Isa, rows: int, cols: int, step: str
         out(f"{acc} = tile_bias(b, {rows}, {cols}, {isa.lanes})")
     with out.block("else"):
         out(f"{acc} = tile_load(sum, {rows}, {cols}, {isa.lanes})")
-    with out.block("for k in range(begin, stop)"):
-        out("at_k = xp + load_i32(table, k) * 4", "later = next + (pos >> 10) * 64")
+    with out.block(f"for k in range(begin, stop, {spec.unroll})"):
+        out("later = next + (pos >> 10) * 64", "pos += rate", "at_k = xp + load_i32(table, k) * 4")
+        # where there is one tap, lane l of a plane fetches pixel l of the next tile; else what is there already
         if spec.mode == "dense":
-            # where there is one tap, lane l of a plane fetches pixel l of the next tile; else what is there already
             out(f"at_soon = at_k + soon + (k & {isa.lanes - 1}) * soon_lane")
-            out(f"{acc} = tile_fma({acc}, at_k, {step}, wp, later, at_soon)")
-        else:
-            out(f"{acc} = tile_fma_lanes({acc}, at_k, {step}, wp, later)")
-        out(f"wp += {cols * vector}", "pos += rate")
+        for turn in range(spec.unroll):
+            at_w, fetch = f"wp + {turn * cols * vector}", "None" if turn else "later"
+            if turn:
+                out(f"at_k = xp + load_i32(table, k + {turn}) * 4")
+            if spec.mode == "dense":
+                out(f"{acc} = tile_fma({acc}, at_k, {step}, {at_w}, {fetch}, at_soon + {turn} * {step})")
+            else:
+                out(f"{acc} = tile_fma_lanes({acc}, at_k, {step}, {at_w}, {fetch})")
+        out(f"wp += {spec.unroll * cols * vector}")
     with out.block("if stop < K"):
         out(f"points_store({acc}, sum, {rows * vector})")
     with out.block("else"):
@@ -153,14 +161,19 @@ def _tile(out: Writer, spec: ConvSpec, isa: Isa, rows: int, cols: int, step: str
         out(f"tile_store({acc}, y, yt, yp, y_step, col, wrap, y_gap, count)")
 
 
-def chunk_steps(count: int, step_bytes: int) -> int:
+def unroll_of(mode: str, count: int) -> int:
+    """How many of `count` k-steps one turn of the loop takes: their addresses cost what multiply-adds could use."""
+    return next((steps for steps in ((2, 3) if mode == "dense" else (3, 5, 7, 2)) if count and count % steps == 0), 1)
+
+
+def chunk_steps(count: int, step_bytes: int, unroll: int = 1) -> int:
     """Of `count` k-steps, how many pass before the next pixels: all, unless their weights are too many to be read from
-    the second-level cache for each tile of pixels.
+    the second-level cache for each tile of pixels. A multiple of `unroll`.
     """
     if count * step_bytes <= FAR_BYTES:
         return max(count, 1)
     chunks = -(-count * step_bytes // L1_BYTES)
-    return -(-count // chunks)
+    return -(-count // (chunks * unroll)) * unroll
 
 
 def step_cycles(rows: int, cols: int, count: int, vector: int) -> float:

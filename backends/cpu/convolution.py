@@ -213,7 +213,8 @@ def _append(
     activation: Activation | None = node.attrs["activation"]
     function, params = function_of(activation) if activation is not None else ("", ())
     rest = channels.group_blocks % tile[1]
-    spec = conv.ConvSpec(channels.mode, step, *tile, rest, residual is not None, function, len(params))
+    unroll = conv.unroll_of(channels.mode, taps.plane.shape[1])
+    spec = conv.ConvSpec(channels.mode, step, *tile, rest, unroll, residual is not None, function, len(params))
     if taps_in_kernel is None:
         taps_in_kernel = weights.shape[1] // channels.inputs.shape[1]
     columns = order[..., 0] * taps_in_kernel + order[..., 1] if order.ndim == 3 else order
@@ -261,7 +262,7 @@ def arguments(step: Step, bound: Binding) -> Sequence[Word]:
     shares = 4 * bound.threads if bound.threads > 1 else 1
     panel = max(1, min(PANEL_BYTES // pixel_bytes, -(-total * tiles // shares), total))
     cols = min(call.spec.cols, call.group_blocks)
-    chunk = conv.chunk_steps(count, cols * lanes * 4) if panel > 1 else max(count, 1)
+    chunk = conv.chunk_steps(count, cols * lanes * 4, call.spec.unroll) if panel > 1 else max(count, 1)
     scratch = bound.scratch(panel * call.spec.rows * cols * lanes * 4 if chunk < count else 64)
     one_tap = not taps.dy.any() and not taps.dx.any()
     soon = (call.spec.rows * x_step, x_step - 4) if one_tap else (0, 0)

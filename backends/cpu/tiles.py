@@ -82,12 +82,13 @@ def _multiply_add(builder: Any, kind: Tile, tile: Value, pixels: Sequence[Value]
 @intrinsic(prefer_literal=True)
 def tile_fma(typingctx: Any, tile: Any, x: Any, step: Any, w: Any, later: Any, soon: Any) -> Any:
     """tile[p, q] += float at (x + p * step) * vector q at w. `step` is in bytes; the lines at `later` (weights) and
-    `soon` (pixels, or None) are fetched.
+    `soon` (pixels) are fetched; either may be None.
     """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Sequence[Value]) -> Value:
         weights = _weights(builder, tile, args[3])
-        _prefetch(builder, args[4], 0, 2)
+        if later != types.none:
+            _prefetch(builder, args[4], 0, 2)
         if soon != types.none:
             _prefetch(builder, args[5], 0, 2)
         pixels = [
@@ -96,7 +97,7 @@ def tile_fma(typingctx: Any, tile: Any, x: Any, step: Any, w: Any, later: Any, s
         ]
         return _multiply_add(builder, tile, args[0], pixels, weights)
 
-    return tile(tile, types.int64, step, types.int64, types.int64, soon), codegen
+    return tile(tile, types.int64, step, types.int64, later, soon), codegen
 
 
 @intrinsic(prefer_literal=True)
@@ -105,14 +106,15 @@ def tile_fma_lanes(typingctx: Any, tile: Any, x: Any, step: Any, w: Any, later: 
 
     def codegen(context: Any, builder: Any, signature: Any, args: Sequence[Value]) -> Value:
         weights = _weights(builder, tile, args[3])
-        _prefetch(builder, args[4], 0, 2)
+        if later != types.none:
+            _prefetch(builder, args[4], 0, 2)
         kind = vector(tile.lanes)
         pixels = [
             builder.load(_row_pointer(builder, args[1], kind, p, step, args[2]), align=4) for p in range(tile.rows)
         ]
         return _multiply_add(builder, tile, args[0], pixels, weights)
 
-    return tile(tile, types.int64, step, types.int64, types.int64), codegen
+    return tile(tile, types.int64, step, types.int64, later), codegen
 
 
 def _row_pointer(builder: Any, x: Value, kind: Any, row: int, step: Any, value: Value) -> Value:

@@ -27,13 +27,15 @@ ARGUMENTS = [
 
 @dataclass(frozen=True, slots=True)
 class WinogradSpec:
-    """What changes the instructions: output tile `m`, `apart` pixels between taps, the register tile, the epilogue."""
+    """What changes the instructions: output tile `m`, `apart` pixels between taps, the register tile, the epilogue.
+    `unroll` as in ConvSpec."""
 
     m: int
     apart: int
     rows: int
     cols: int
     rest: int
+    unroll: int
     residual: bool
     activation: str
     params: int
@@ -45,7 +47,7 @@ class WinogradSpec:
     def name(self, isa: Isa) -> str:
         """The kernel's name: its facts in order."""
         facts = ["f32", "winograd", f"f{self.m}3"] + [f"d{self.apart}"] * (self.apart > 1)
-        facts.append(f"{self.rows}x{self.cols}" + (f"r{self.rest}" if self.rest else ""))
+        facts.append(f"{self.rows}x{self.cols}" + (f"r{self.rest}" if self.rest else "") + f"k{self.unroll}")
         facts += ["add"] * self.residual + ([self.activation] if self.activation else [])
         return "_".join(facts) + f"__{isa.name}"
 
@@ -113,12 +115,17 @@ def _multiply(out: Writer, spec: WinogradSpec, isa: Isa, cols: int) -> None:
     vector, acc = isa.lanes * 4, f"acc{cols}"
     with out.block("for strip in range(strips)"):
         out(f"{acc} = tile_zero({spec.rows}, {cols}, {isa.lanes})", "wp = weights")
-        # each strip fetches a share of the next weights, which follow these: `rate` / 1024 lines a step
-        out(f"rate = {cols * vector // 64 * 1024} // strips", "if rate > 1024: rate = 1024", "pos = strip * K * rate")
+        # each strip fetches a share of the next weights, which follow these: `rate` / 1024 lines a turn of its loop
+        out(f"rate = {max(cols * vector * spec.unroll // 64, 1) * 1024} // strips", "if rate > 1024: rate = 1024")
+        out(f"pos = strip * (K // {spec.unroll}) * rate", f"next = weights + K * {cols * vector}")
         out(f"xp = v + point * v_point + strip * {spec.rows * vector}")
-        with out.block("for k in range(K)"):
-            out("at_k = xp + load_i32(offsets, k) * 4", f"later = weights + K * {cols * vector} + (pos >> 10) * 64")
-            out(f"{acc} = tile_fma({acc}, at_k, {vector}, wp, later, None)", f"wp += {cols * vector}", "pos += rate")
+        with out.block(f"for k in range(0, K, {spec.unroll})"):
+            out("later = next + (pos >> 10) * 64", "pos += rate")
+            for turn in range(spec.unroll):
+                at_w, fetch = f"wp + {turn * cols * vector}", "None" if turn else "later"
+                out(f"at_k = xp + load_i32(offsets, k + {turn}) * 4")
+                out(f"{acc} = tile_fma({acc}, at_k, {vector}, {at_w}, {fetch}, None)")
+            out(f"wp += {spec.unroll * cols * vector}")
         out(f"points_store({acc}, to + strip * {spec.rows * vector}, T * {vector})")
 
 

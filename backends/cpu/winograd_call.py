@@ -56,10 +56,11 @@ def append(
     beyond = apart * choice.m - 1
     asm.need_halo(x, (top, left, bottom + beyond, right + beyond))
     blocks = channels.group_blocks
-    spec = WinogradSpec(
-        choice.m, apart, choice.rows, choice.cols, blocks % choice.cols, residual is not None, activation, len(params)
-    )
     inputs = order[0, :, 0]
+    spec = WinogradSpec(
+        choice.m, apart, choice.rows, choice.cols, blocks % choice.cols, conv.unroll_of("dense", len(inputs)),
+        residual is not None, activation, len(params),
+    )  # fmt: skip
     count = channels.slots.size * len(inputs) * spec.points
 
     def pack() -> Array:

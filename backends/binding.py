@@ -60,6 +60,11 @@ class Geometry:
         """Whether the images of a plane follow each other without a gap."""
         return self.image == self.height * self.row
 
+    @property
+    def bytes(self) -> int:
+        """Bytes of all pixels of all planes."""
+        return len(self.planes) * self.images * self.height * self.width * self.pixel
+
 
 class Binding:
     """Sizes, memory plan, tables and argument words of one Program at one set of sizes."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from convc.backends.cpu import conv, winograd_plan
 from convc.backends.cpu.isa import Isa
+from convc.backends.cpu.split import WEIGHT_BYTES_A_CYCLE
 from convc.backends.cpu.winograd_points import POINTS
 
 WORTH = 1.6
@@ -72,7 +73,7 @@ def candidates(isa: Isa, facts: Facts) -> Sequence[tuple[Choice, float]]:
     lines, pixels = max(facts.images * facts.height, 1), max(facts.width, 1)
     if facts.flat:
         lines, pixels = 1, lines * pixels
-    weights = facts.count * facts.blocks * isa.lanes * 4 / conv.WEIGHT_BYTES_A_CYCLE
+    weights = facts.count * facts.blocks * isa.lanes * 4 / WEIGHT_BYTES_A_CYCLE
     found: list[tuple[Choice, float]] = []
     for tile in [tile for tile in isa.tiles if tile[1] <= facts.blocks] or [(isa.tiles[-1][0], 1)]:
         steps = conv.tile_cycles(isa, tile, facts.blocks, max(facts.count, 1), pixels, lines)

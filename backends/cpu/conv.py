@@ -21,14 +21,10 @@ from convc.backends.cpu.writer import Writer
 ARGUMENTS = [
     "x", "w", "bias", "y", "y_planes", "r", "r_planes", "offsets", "K", "images", "rows", "width", "wrap",
     "x_image", "x_row", "x_wrap", "x_step", "y_image", "y_row", "y_wrap", "y_step",
-    "r_image", "r_row", "r_wrap", "r_step", "groups", "group_blocks", "full_tiles", "panel", "soon", "soon_lane",
+    "r_image", "r_row", "r_wrap", "r_step", "groups", "group_blocks", "full_tiles", "panels", "soon", "soon_lane",
     "chunk", "scratch", "scratch_step",
 ]  # fmt: skip
 
-WEIGHT_BYTES_A_CYCLE = 4.0
-"""What a stream of weights from memory reaches: 13 GB/s a core measured on one machine, 28 on another. Hardly any of it
-passes while the tiles multiply.
-"""
 L1_BYTES = 28 << 10
 """Weights of a tile that stay in the first-level cache, beside the pixels."""
 FAR_BYTES = 512 << 10
@@ -72,7 +68,7 @@ def emit(spec: ConvSpec, isa: Isa) -> tuple[str, str]:
         "per_image = rows * per_row",
         "total = images * per_image",
     )
-    out("tiles = full_tiles + 1" if spec.rest else "tiles = full_tiles", "panels = (total + panel - 1) // panel")
+    out("tiles = full_tiles + 1" if spec.rest else "tiles = full_tiles")
     with out.share("panels * groups * tiles", "item"):
         out("part = item // (groups * tiles)", "tile = item - part * (groups * tiles)")
         out("group = tile // tiles", f"block = group * group_blocks + (tile - group * tiles) * {spec.cols}")
@@ -80,7 +76,11 @@ def emit(spec: ConvSpec, isa: Isa) -> tuple[str, str]:
         out(f"b = bias + block * {isa.lanes * 4}", "yt = y_planes + block * 8")
         if spec.residual:
             out("rt = r_planes + block * 8")
-        out("end = part * panel + panel", "if end > total: end = total", "sums = scratch + thread * scratch_step")
+        out(
+            "first = total * part // panels",
+            "end = total * (part + 1) // panels",
+            "sums = scratch + thread * scratch_step",
+        )
         if spec.rest:
             with out.block("if tile - group * tiles < full_tiles"):
                 _panel(out, spec, isa, spec.cols, parameters)
@@ -103,7 +103,7 @@ def _panel(out: Writer, spec: ConvSpec, isa: Isa, cols: int, parameters: str) ->
 
 def _chunk(out: Writer, spec: ConvSpec, isa: Isa, cols: int, step: str, parameters: str) -> None:
     size = cols * isa.lanes * 4
-    with out.block("for i in range(part * panel, end)"):
+    with out.block("for i in range(first, end)"):
         out(
             "image = i // per_image",
             "j = i - image * per_image",
@@ -116,7 +116,7 @@ def _chunk(out: Writer, spec: ConvSpec, isa: Isa, cols: int, step: str, paramete
         if spec.residual:
             out("rp = image * r_image + row * r_row + line * r_wrap + col * r_step", "r_gap = r_wrap - wrap * r_step")
         # each pixel tile fetches a share of the next weights, which follow these: `rate` / 1024 lines a turn of its loop
-        out("turn = i - part * panel", f"rate = {max(size * spec.unroll // 64, 1) * 1024} // (end - part * panel)")
+        out("turn = i - first", f"rate = {max(size * spec.unroll // 64, 1) * 1024} // (end - first)")
         out("if rate > 1024: rate = 1024", f"pos = turn * ((stop - begin) // {spec.unroll}) * rate")
         out(f"wp = weights + begin * {size}", f"next = weights + stop * {size}")
         out(f"sum = sums + turn * {spec.rows * spec.cols * isa.lanes * 4}")

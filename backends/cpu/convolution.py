@@ -26,6 +26,7 @@ from convc.backends.cpu.channels import (
 from convc.backends.cpu.choice import Choice, Facts, candidates
 from convc.backends.cpu.isa import Isa
 from convc.backends.cpu.prologue import lower_prologue
+from convc.backends.cpu.split import Work, pixel_parts
 from convc.backends.operands import constant_of, transposed_taps
 from convc.backends.program import Ints, Planes, Step
 from convc.dims import Size, concrete
@@ -259,9 +260,15 @@ def arguments(step: Step, bound: Binding) -> Sequence[Word]:
     total = images * rows * -(-width // call.spec.rows)
     tiles = groups * -(-call.group_blocks // call.spec.cols)
     pixel_bytes = max(call.spec.rows * count * 4 // max(len(np.unique(taps.dy)) * sw, 1), 1)
-    shares = 4 * bound.threads if bound.threads > 1 else 1
-    panel = max(1, min(PANEL_BYTES // pixel_bytes, -(-total * tiles // shares), total))
     cols = min(call.spec.cols, call.group_blocks)
+    steps = conv.step_cycles(call.spec.rows, cols, count, lanes * 4)
+    work = Work(
+        max(total, 1), tiles, groups * call.group_blocks * count * lanes * 4, x.bytes, y.bytes,
+        total * tiles * count * steps,
+    )  # fmt: skip
+    parts = pixel_parts(work, bound.threads)
+    panels = min(parts * -(-total * pixel_bytes // (parts * PANEL_BYTES)), total)
+    panel = -(-total // max(panels, 1))
     chunk = conv.chunk_steps(count, cols * lanes * 4, call.spec.unroll) if panel > 1 else max(count, 1)
     scratch = bound.scratch(panel * call.spec.rows * cols * lanes * 4 if chunk < count else 64)
     one_tap = not taps.dy.any() and not taps.dx.any()
@@ -273,6 +280,6 @@ def arguments(step: Step, bound: Binding) -> Sequence[Word]:
         bound.arena + (a * y.row + b * y.pixel), bound.table(y.planes), *residual,
         bound.table(offsets_table(table, step.node)), count, images, rows, width, wrap,
         x_image, x_row, x_wrap, x_step, y.image, y.row * ey, y_wrap, y_step, r.image, r.row * ey, r_wrap, r_step,
-        groups, call.group_blocks, call.group_blocks // call.spec.cols, panel, *soon,
+        groups, call.group_blocks, call.group_blocks // call.spec.cols, panels, *soon,
         chunk, *scratch, *(float_word(p) for p in call.params),
     ]  # fmt: skip

@@ -9,6 +9,7 @@ from convc.backends.cpu import conv, winograd_call
 from convc.backends.cpu.channels import prefers_lanes
 from convc.backends.cpu.choice import Facts, candidates
 from convc.backends.cpu.isa import Isa
+from convc.backends.cpu.split import WEIGHT_BYTES_A_CYCLE
 from convc.dims import concrete
 from convc.ir.graph import Node
 from convc.ops.base import optional
@@ -76,7 +77,7 @@ class CpuCost:
         else:
             tile = conv.choose_tile(self.isa, blocks, count, width, lines)
             steps = bundles * count * conv.tile_cycles(self.isa, tile, blocks, count, width, lines)
-            steps += self._bytes(w) / conv.WEIGHT_BYTES_A_CYCLE
+            steps += self._bytes(w) / WEIGHT_BYTES_A_CYCLE
         residual = optional(inputs, 3)
         stored = self._bytes(node.type) / (4 * BYTES_A_CYCLE)
         stored += self._bytes(residual) / (4 * BYTES_A_CYCLE) if residual is not None else 0.0

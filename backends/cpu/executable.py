@@ -40,8 +40,8 @@ class Executable:
         self.threads = threads
         self._limits = limits
         self._addresses = addresses
-        walk, wait, post = (addresses[name] for name in DRIVERS)
-        self._driver = teams.Driver(walk, wait, post)
+        walk, serve, post = (addresses[name] for name in DRIVERS)
+        self._driver = teams.Driver(walk, serve, post)
         self._plans: OrderedDict[tuple[tuple[str, int], ...], _Plan] = OrderedDict()
         self._lock = ForkLock()
 

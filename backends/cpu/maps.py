@@ -54,10 +54,7 @@ def emit_planes(isa: Isa, function: str, splats: tuple[bool, ...], params: int) 
         "x, y: bases; planes: tables; the rest: sizes, byte strides",
     )
     names = write_parameters(out, params, len(arguments), isa.lanes)
-    with out.share("count * images * rows", "item"):
-        out(
-            "plane = item // (images * rows)", "j = item - plane * (images * rows)", "n = j // rows", "h = j - n * rows"
-        )
+    with out.share_lines("rows", "n", "h"):
         out("to = y + load_i64(y_planes, plane) + n * y_image + h * y_row")
         for i in range(len(splats)):
             out(f"at{i} = x{i} + load_i64(planes{i}, plane) + n * image{i} + h * row{i}")

@@ -38,13 +38,7 @@ def emit_pack(isa: Isa, lanes: int) -> Kernel:
         "y_row",
     ]
     out = Writer(f"f32_pack_{lanes}lanes__{isa.name}", arguments, "x: plain; y: base of planes")
-    with out.share("count * images * rows", "item"):
-        out(
-            "plane = item // (images * rows)",
-            "j = item - plane * (images * rows)",
-            "image = j // rows",
-            "row = j - image * rows",
-        )
+    with out.share_lines():
         out(
             "to = y + load_i64(planes, plane) + image * y_image + row * y_row",
             "source = x + image * x_image + row * x_row",
@@ -105,13 +99,7 @@ def emit_relayout(isa: Isa, lanes: int) -> Kernel:
         "y_row",
     ]
     out = Writer(f"f32_relayout_{lanes}lanes__{isa.name}", arguments, "x, y: base of planes")
-    with out.share("count * images * rows", "item"):
-        out(
-            "plane = item // (images * rows)",
-            "j = item - plane * (images * rows)",
-            "image = j // rows",
-            "row = j - image * rows",
-        )
+    with out.share_lines():
         out(
             "to = y + load_i64(planes, plane) + image * y_image + row * y_row",
             "source = x + image * x_image + row * x_row",
@@ -137,12 +125,13 @@ def emit_clear_halo(isa: Isa) -> Kernel:
     out = Writer(
         f"f32_clear_halo__{isa.name}", arguments, "y: base of planes; planes: offsets of first halo pixels; bytes"
     )
-    with out.share("count * images", "item"):
-        out("plane = item // images", "at = y + load_i64(planes, plane) + (item - plane * images) * image")
-        out("zero_bytes(at, top)", "at += top")
-        with out.block("for row in range(rows)"):
-            out("zero_bytes(at, left)", "zero_bytes(at + row_bytes - right, right)", "at += row_bytes")
-        out("zero_bytes(at, bottom)")
+    with out.share_lines("rows", "n", "row"):
+        out("at = y + load_i64(planes, plane) + n * image + top + row * row_bytes")
+        out("zero_bytes(at, left)", "zero_bytes(at + row_bytes - right, right)")
+        with out.block("if row == 0"):
+            out("zero_bytes(at - top, top)")
+        with out.block("if row == rows - 1"):
+            out("zero_bytes(at + row_bytes, bottom)")
     return out.finish()
 
 

@@ -27,13 +27,7 @@ def emit_pool(isa: Isa, kind: str) -> tuple[str, str]:
     pixel = isa.lanes * 4
     out(f"none = vec_of({LEAST if kind == 'max' else '0.0'}, {isa.lanes})")
     out("first = (left + sw - 1) // sw", "inside = (width + left - (kw - 1) * dw - 1) // sw + 1")
-    with out.share("count * images * out_rows", "item"):
-        out(
-            "plane = item // (images * out_rows)",
-            "j = item - plane * (images * out_rows)",
-            "n = j // out_rows",
-            "oy = j - n * out_rows",
-        )
+    with out.share_lines("out_rows", "n", "oy"):
         out("top_y = oy * sh - top")
         out(
             "r0 = 0 if top_y >= 0 else (dh - 1 - top_y) // dh",

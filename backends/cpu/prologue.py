@@ -31,10 +31,7 @@ def emit(isa: Isa, activation: str, params: int) -> tuple[str, str]:
     name = "_".join(["f32_scale_shift", *filter(None, [activation])])
     out = Writer(f"{name}__{isa.name}", ARGUMENTS, "*_planes: tables; the rest: addresses, sizes, byte strides")
     parameters = write_parameters(out, params, len(ARGUMENTS), isa.lanes)
-    with out.share("count * images * rows", "item"):
-        out(
-            "plane = item // (images * rows)", "j = item - plane * (images * rows)", "n = j // rows", "h = j - n * rows"
-        )
+    with out.share_lines("rows", "n", "h"):
         out("to = y + load_i64(y_planes, plane) + n * y_image + h * y_row")
         out("at = x + load_i64(x_planes, plane) + n * x_image + h * x_row")
         for which in ("scale", "shift"):

@@ -26,13 +26,7 @@ def emit_resize(isa: Isa, weighted: bool) -> tuple[str, str]:
     """y[oy, ox] = sum over taps of x[row, column] * weights. Tables hold byte offsets of rows and columns."""
     out = Writer(f"f32_resize_{'weighted' if weighted else 'copy'}__{isa.name}", ARGUMENTS, "x, y: bases of planes")
     lanes, pixel = isa.lanes, isa.lanes * 4
-    with out.share("count * images * out_rows", "item"):
-        out(
-            "plane = item // (images * out_rows)",
-            "j = item - plane * (images * out_rows)",
-            "n = j // out_rows",
-            "oy = j - n * out_rows",
-        )
+    with out.share_lines("out_rows", "n", "oy"):
         out(
             "source = x + load_i64(x_planes, plane) + n * x_image",
             "to = y + load_i64(y_planes, plane) + n * y_image + oy * y_row",

@@ -13,8 +13,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from convc.backends.cpu.driver import BARRIER_BYTES
+from convc.backends.aligned import aligned_bytes
+from convc.backends.cpu.driver import BARRIER_BYTES, JOB_WORDS
 from convc.backends.locks import ForkLock
+from convc.backends.program import Ints
 
 SPINS = 1500
 """Turns that a worker waits for the next job before it sleeps: about 50 microseconds."""
@@ -23,10 +25,10 @@ SPINS = 1500
 class Driver:
     """The compiled driver functions, as ctypes calls that release the interpreter lock."""
 
-    def __init__(self, walk: int, wait: int, post: int) -> None:
+    def __init__(self, walk: int, serve: int, post: int) -> None:
         word = ctypes.c_int64
         self.walk = ctypes.CFUNCTYPE(None, word, word, word, word, word)(walk)
-        self.wait = ctypes.CFUNCTYPE(None, word, word, word)(wait)
+        self.serve = ctypes.CFUNCTYPE(None, word, word, word, word, word, word)(serve)
         self.post = ctypes.CFUNCTYPE(None, word)(post)
 
 
@@ -39,20 +41,15 @@ class _Worker(threading.Thread):
         self.wake = threading.Semaphore(0)
 
     def run(self) -> None:
-        team, wait, walk = self.team, self.team.driver.wait, self.team.driver.walk
-        ticket, address, seen = team.ticket, team.ticket.ctypes.data, 0
+        # jobs that follow each other closely are served without the interpreter: taking its lock took 50 us a job
+        team, serve, last = self.team, self.team.driver.serve, np.zeros(1, np.int64)
+        job = team.job
         while True:
-            wait(address, seen, SPINS)
-            if ticket[0] == seen:
-                self.sleeping = True  # set before the second look: whoever posts sees one or the other
-                if ticket[0] == seen:
-                    self.wake.acquire()
-                self.sleeping = False
-                if ticket[0] == seen:
-                    continue
-            seen = int(ticket[0])
-            steps, count = team.job
-            walk(steps, count, team.barrier, self.index, team.size)
+            serve(job.ctypes.data, last.ctypes.data, SPINS, team.barrier, self.index, team.size)
+            self.sleeping = True  # set before the second look: whoever posts sees one or the other
+            if job[0] == last[0]:
+                self.wake.acquire()
+            self.sleeping = False
 
 
 class Team:
@@ -62,10 +59,10 @@ class Team:
         self.size = size
         self.driver = driver
         self.busy = threading.Lock()
-        self.job = (0, 0)
-        self.ticket = np.zeros(16, np.int64)
-        self._state = np.zeros(BARRIER_BYTES // 8 + 16, np.int64)
-        self.barrier = -(-self._state.ctypes.data // 64) * 64
+        self._state = aligned_bytes(BARRIER_BYTES + 64)
+        self._state[:] = 0
+        self.barrier = self._state.ctypes.data
+        self.job: Ints = self._state[BARRIER_BYTES:].view(np.int64)[:JOB_WORDS]
         self.workers = [_Worker(self, index) for index in range(1, size)]
         for worker in self.workers:
             worker.start()
@@ -73,12 +70,12 @@ class Team:
     def run(self, steps: int, count: int) -> None:
         """Run `count` steps at address `steps` and return when all threads are through."""
         walk = self.driver.walk
-        if not self.workers or not self.busy.acquire(blocking=False):
+        if not self.workers or not count or not self.busy.acquire(blocking=False):
             walk(steps, count, 0, 0, 1)
             return
         try:
-            self.job = (steps, count)
-            self.driver.post(self.ticket.ctypes.data)
+            self.job[1:] = steps, count
+            self.driver.post(self.job.ctypes.data)
             asleep = [worker for worker in self.workers if worker.sleeping]
             if asleep:
                 keep_off_this_processor(asleep)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from convc.backends.cpu import conv
 from convc.backends.cpu.isa import Isa
+from convc.backends.cpu.split import APART_BYTES_A_CYCLE, WEIGHT_BYTES_A_CYCLE, crossing_cycles, misplaced
 
 CACHE_BYTES = 1280 << 10
 """Of the second-level cache: what transformed inputs and products may take before they are read from farther away."""
@@ -72,8 +73,12 @@ def plan_blocks(
             size = ceil_div(ceil_div(total, blocks), rows) * rows
             if size * bytes_a_tile > MOST_BYTES and size > rows:
                 continue
-            rounds = ceil_div(ceil_div(total, size) * parts, threads)
-            cycles = rounds * _item(isa, m, tile, planes, channels, part, size)
+            pieces = ceil_div(total, size)
+            rounds = ceil_div(pieces * parts, threads)
+            read, written = (total * m * m * count * isa.lanes * 4 for count in (planes, blocks_out))
+            crossing = crossing_cycles(read, written, parts, threads)
+            crossing += misplaced(pieces, threads) * (read + written) / APART_BYTES_A_CYCLE if parts == 1 else 0.0
+            cycles = rounds * _item(isa, m, tile, planes, channels, part, size) + crossing
             if best is None or cycles < best.cycles:
                 best = Plan(m, rows, cols, size, parts, cycles)
     assert best is not None
@@ -100,7 +105,7 @@ def _item(isa: Isa, m: int, tile: tuple[int, int], planes: int, channels: int, b
     step = full * conv.step_cycles(rows, cols, channels, vector)
     step += conv.step_cycles(rows, rest, channels, vector) if rest else 0.0
     multiply = points * channels * (size // rows) * step
-    weights = points * channels * blocks_out * vector / conv.WEIGHT_BYTES_A_CYCLE
+    weights = points * channels * blocks_out * vector / WEIGHT_BYTES_A_CYCLE
     held = points * size * (planes + blocks_out) * vector
     far = 2 * max(held - CACHE_BYTES, 0) / FAR_BYTES_A_CYCLE
     into, out_of = TRANSFORM_CYCLES[m]

@@ -49,7 +49,9 @@ def measure(task: Mapping[str, Any]) -> dict[str, Any]:
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
     graph = zoo.build(task["network"])
     sizes = {**graph.nominal, **task.get("sizes", {})}
-    inputs = {node.name: random_array(node.type.concrete(sizes), node.type.dtype.numpy, 0) for node in graph.inputs}
+    inputs = {
+        node.name: random_array(node.type.concrete(sizes), node.type.dtype.numpy, 0) for node in graph.inputs
+    }
     if task["kind"] == "profile":
         found = profile(convc.compile(graph, threads=1), inputs, seconds=task["seconds"])
         shapes = {node.name: list(node.type.concrete(sizes)) for node in graph.nodes}

@@ -22,6 +22,7 @@ def heard() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
+
 def interrupt() -> None:
     os.kill(os.getpid(), signal.SIGINT)
 

@@ -75,9 +75,8 @@ def test_a_number_fixes_a_size_and_a_name_makes_it_symbolic() -> None:
     assert graph.nominal == {"N": 2, "Z": 6}
     again = read_source(graph, input_shapes={"x": ("B", 3, 16, 16)})
     assert str(again["conv"].type) == "f32[B, 8, 16, 16]"
-    assert (
-        read_source(again, input_shapes={"x": ("B", 3, "H", 16)})["conv"].type.shape[2:]
-        == (read_source(again, input_shapes={"x": (None, None, "H", None)})["conv"].type.shape[2:])
+    assert read_source(again, input_shapes={"x": ("B", 3, "H", 16)})["conv"].type.shape[2:] == (
+        read_source(again, input_shapes={"x": (None, None, "H", None)})["conv"].type.shape[2:]
     )
 
 

@@ -115,7 +115,7 @@ def _chunk(out: Writer, spec: ConvSpec, isa: Isa, cols: int, step: str, paramete
         out("yp = image * y_image + row * y_row + line * y_wrap + col * y_step", "y_gap = y_wrap - wrap * y_step")
         if spec.residual:
             out("rp = image * r_image + row * r_row + line * r_wrap + col * r_step", "r_gap = r_wrap - wrap * r_step")
-        # each pixel tile fetches a share of the next weights, which follow these: `rate` / 1024 lines a turn of its loop
+        # each pixel tile fetches a share of the next weights, which follow these: `rate` / 1024 lines a turn
         out("turn = i - first", f"rate = {max(size * spec.unroll // 64, 1) * 1024} // (end - first)")
         out("if rate > 1024: rate = 1024", f"pos = turn * ((stop - begin) // {spec.unroll}) * rate")
         out(f"wp = weights + begin * {size}", f"next = weights + stop * {size}")

@@ -35,8 +35,8 @@ for s in range(count):
 WALK = (
     "convc_walk",
     "def convc_walk(steps, count, state, thread, threads):\n"
-    "    # steps: [kernel address, argument address, 1 if the next step must wait]; state: arrivals, and 64 bytes on the "
-    f"turn\n{_walk('    ')}",
+    "    # steps: [kernel, arguments, 1 if the next step must wait]; state: arrivals, and after 64 bytes the turn\n"
+    + _walk("    "),
 )
 
 SERVE = (

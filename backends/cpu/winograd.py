@@ -28,7 +28,8 @@ ARGUMENTS = [
 @dataclass(frozen=True, slots=True)
 class WinogradSpec:
     """What changes the instructions: output tile `m`, `apart` pixels between taps, the register tile, the epilogue.
-    `unroll` as in ConvSpec."""
+    `unroll` as in ConvSpec.
+    """
 
     m: int
     apart: int

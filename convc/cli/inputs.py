@@ -32,7 +32,9 @@ def add_input_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--std", type=numbers, default=(1.0,), help="divides images, after --mean")
 
 
-def gather(model: Any, args: argparse.Namespace, *, quiet: bool = False, option: str = "--input") -> dict[str, Array]:
+def gather(
+    model: Any, args: argparse.Namespace, *, quiet: bool = False, option: str = "--input"
+) -> dict[str, Array]:
     """An array for each input of the model. Raises InputError that names the input and the file.
 
     Inputs that nothing is given for are random, with `--input`; with another option they are refused.

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that belong to the page."""
-    parser.add_argument("--html", metavar="FILE", help="write one page with all views, to read in a browser")
+    parser.add_argument(
+        "--html", metavar="FILE", help="write one page with all views, to read in a browser"
+    )
     parser.add_argument("--no-profile", action="store_true", help="--html: measure no times")
 
 

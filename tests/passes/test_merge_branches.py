@@ -162,7 +162,9 @@ def test_refusals(lines: tuple[str, ...], outputs: str, reason: str) -> None:
 
 
 def test_broadcast_sums_and_other_inputs_are_no_branches() -> None:
-    graph = graph_of(net("%a = conv2d(%x, %w1)", "%c = conv2d(%r, %w1)", "%y = add(%a, %c)"))
+    graph = graph_of(
+        net("%a = conv2d(%x, %w1)", "%c = conv2d(%r, %w1)", "%y = add(%a, %c)")
+    )
     result = run_pass(PASS, graph)
     assert result.graph is graph and not result.refusals
 

@@ -101,7 +101,9 @@ class Builder:
 class Call:
     """One ATen call under import. Methods raise ModelError; the caller adds the call's name."""
 
-    def __init__(self, builder: Builder, wish: str, *, owner: bool, arguments: Mapping[str, Any], value: Any) -> None:
+    def __init__(
+        self, builder: Builder, wish: str, *, owner: bool, arguments: Mapping[str, Any], value: Any
+    ) -> None:
         self.builder = builder
         self.arguments = dict(arguments)
         self.fake = value
@@ -237,7 +239,9 @@ class Call:
         if isinstance(result, (Node, Const)):
             return self._named(result)
         several = sum(r is not None for r in result) > 1
-        return tuple(None if r is None else self._named(r, f".{i}" if several else "") for i, r in enumerate(result))
+        return tuple(
+            None if r is None else self._named(r, f".{i}" if several else "") for i, r in enumerate(result)
+        )
 
     def _named(self, node: Operand, part: str = "") -> Operand:
         if isinstance(node, Const) or node.name not in self.made:

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 
 PERCENTILES = (50.0, 90.0, 95.0, 99.0)
-SETTLE_SECONDS = 0.004
-"""Other engines' idle threads spin for a while after an inference and would slow down the next contestant."""
+SETTLE_SECONDS = 0.04
+"""Other engines' idle threads spin for a while after an inference (27 ms, measured), beside the next contestant."""
+TURN_SECONDS = 0.02
+"""Of timed runs after each such rest."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +63,17 @@ def race(
 ) -> dict[str, list[float]]:
     """Seconds of every run of each contestant, in turns A B A B, so that a machine that drifts treats all alike.
 
-    With `settle`, each turn rests for a moment and runs once untimed first. `tell` gets (stage, done, total).
+    With `settle`, each turn rests for a moment, runs once untimed, and then as often as fits `TURN_SECONDS`. `tell`
+    gets (stage, done, total).
     """
     samples: dict[str, list[float]] = {name: [] for name in contestants}
+    each = 0.0
     for _ in range(budget.warmup):
+        start = time.perf_counter()
         for run in contestants.values():
             run()
+        each = (time.perf_counter() - start) / max(len(contestants), 1)
+    runs = max(int(TURN_SECONDS / each), 1) if settle and each else 1
     total = budget.seconds * len(contestants)
     turns = 0
     with collector_off():
@@ -76,9 +83,10 @@ def race(
                 if settle:
                     time.sleep(SETTLE_SECONDS)
                     run()
-                start = time.perf_counter()
-                run()
-                samples[name].append(time.perf_counter() - start)
+                for _ in range(runs):
+                    start = time.perf_counter()
+                    run()
+                    samples[name].append(time.perf_counter() - start)
             turns += 1
             if tell is not None:
                 share = min((time.perf_counter() - begin) / total if total else 1.0, turns / max(budget.runs, 1))

@@ -21,6 +21,7 @@ GENERATOR_FILES = (
     "winograd_primitives.py",
     "winograd_points.py",
     "runtime_primitives.py",
+    "numba_ir.py",
     "jit.py",
 )
 

@@ -1,6 +1,6 @@
-"""Emitted source to object code: Numba types and lowers it, an llvmlite target machine emits the object.
+"""Emitted source to object code: Numba types and lowers it, LLVM optimises it and emits the object.
 
-Numba's own code generation is fixed to the host; the target machine gives true AVX2 code on an AVX-512 machine.
+Numba's own code generation is fixed to the host; a target machine gives true AVX2 code on an AVX-512 machine.
 """
 
 from __future__ import annotations
@@ -40,9 +40,8 @@ def compile_llvm(name: str, source: str, isa: Isa) -> str:
 
 def _lower(name: str, source: str, isa: Isa) -> tuple[Any, Any]:
     import llvmlite.binding as llvm
-    from numba import cfunc, types
 
-    from convc.backends.cpu import primitives, runtime_primitives, tiles, vecmath, winograd_primitives
+    from convc.backends.cpu import numba_ir, primitives, runtime_primitives, tiles, vecmath, winograd_primitives
     from convc.backends.cpu.link import initialize
 
     initialize()
@@ -52,17 +51,20 @@ def _lower(name: str, source: str, isa: Isa) -> tuple[Any, Any]:
     arity = source[source.index("(") + 1 : source.index(")")].count(",") + 1
     with WARNINGS, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        kernel = cfunc(types.void(*[types.int64] * arity), error_model="numpy")(space[name])
-    text = re.sub(r'"(target|tune)-(cpu|features)"="[^"]*"', "", kernel.inspect_llvm())
+        text, native = numba_ir.lower(space[name], arity)
+    text = re.sub(r'"(target|tune)-(cpu|features)"="[^"]*"', "", text)
     if isa.tune:
-        text = re.sub(r"^(attributes #\d+ = \{)", rf'\1 "tune-cpu"="{isa.tune}"', text, flags=re.MULTILINE)
-    text = re.sub(rf'@"?{re.escape(kernel.native_name)}"?(?=\W)', f"@{name}", text)
+        text = re.sub(r"^(define .*\)[^{]*) \{", rf'\1 "tune-cpu"="{isa.tune}" {{', text, flags=re.MULTILINE)
+    text = re.sub(rf'@"?{re.escape(native)}"?(?=\W)', f"@{name}", text)
     module = llvm.parse_assembly(text)
-    foreign = [f.name for f in module.functions if f.is_declaration and f.name.startswith(("Py", "numba_", "NRT_"))]
-    if foreign:  # object code must run where there is no Numba, and without the interpreter's lock
-        raise RuntimeError(f"kernel {name} calls {', '.join(foreign)}")
     target = llvm.Target.from_default_triple()
     machine = target.create_target_machine(cpu=isa.cpu, opt=3)
     module.triple = target.triple
     module.data_layout = str(machine.target_data)
+    options = llvm.create_pipeline_tuning_options(speed_level=2)
+    builder = llvm.create_pass_builder(machine, options)
+    builder.getModulePassManager().run(module, builder)
+    foreign = [f.name for f in module.functions if f.is_declaration and f.name.startswith(("Py", "numba_", "NRT_"))]
+    if foreign:  # object code must run where there is no Numba, and without the interpreter's lock
+        raise RuntimeError(f"kernel {name} calls {', '.join(foreign)}")
     return machine, module

@@ -23,13 +23,13 @@ def emit_norm(isa: Isa, by_element: bool) -> tuple[str, str]:
 
     gamma and beta have a value for each element, or for each run, of (row % groups).
     """
-    arguments = ["x", "y", "gamma", "beta", "total", "groups", "parts", "run"]
+    arguments = ["x", "y", "gamma", "beta", "rows", "groups", "parts", "run"]
     name = f"f32_norm_by_{'element' if by_element else 'channel'}__{isa.name}"
     out = Writer(name, arguments, "x, y, gamma, beta: plain; the next word is epsilon")
     lanes = isa.lanes
     out(f"epsilon = vec_splat(a + {8 * len(arguments)}, {lanes})", f"zero = vec_of(0.0, {lanes})")
     out("length = parts * run", f"share = vec_of(1.0 / length, {lanes})", f"full = length // {lanes} * {lanes}")
-    with out.share("total", "row"):
+    with out.share("rows", "row"):
         out("source = x + row * length * 4", "to = y + row * length * 4")
         for goal, change in (("mean", "v"), ("var", "v_mul(v_sub(v, mean), v_sub(v, mean))")):
             out("acc = zero")

@@ -116,8 +116,9 @@ def _chunk(out: Writer, spec: ConvSpec, isa: Isa, cols: int, step: str, paramete
         if spec.residual:
             out("rp = image * r_image + row * r_row + line * r_wrap + col * r_step", "r_gap = r_wrap - wrap * r_step")
         # each pixel tile fetches a share of the next weights, which follow these: `rate` / 1024 lines a turn
+        most = fetches(size, spec.unroll) * 1024
         out("turn = i - first", f"rate = {max(size * spec.unroll // 64, 1) * 1024} // (end - first)")
-        out("if rate > 1024: rate = 1024", f"pos = turn * ((stop - begin) // {spec.unroll}) * rate")
+        out(f"if rate > {most}: rate = {most}", f"pos = turn * ((stop - begin) // {spec.unroll}) * rate")
         out(f"wp = weights + begin * {size}", f"next = weights + stop * {size}")
         out(f"sum = sums + turn * {spec.rows * spec.cols * isa.lanes * 4}")
         half = (spec.rows + 1) // 2
@@ -140,6 +141,8 @@ def _tile(out: Writer, spec: ConvSpec, isa: Isa, rows: int, cols: int, step: str
     with out.block(f"for k in range(begin, stop, {spec.unroll})"):
         out("later = next + (pos >> 10) * 64", "pos += rate", "at_k = xp + load_i32(table, k) * 4")
         # where there is one tap, lane l of a plane fetches pixel l of the next tile; else what is there already
+        for line in range(1, fetches(cols * vector, spec.unroll)):
+            out(f"fetch(later + {64 * line})")
         if spec.mode == "dense":
             out(f"at_soon = at_k + soon + (k & {isa.lanes - 1}) * soon_lane")
         for turn in range(spec.unroll):
@@ -164,6 +167,11 @@ def _tile(out: Writer, spec: ConvSpec, isa: Isa, rows: int, cols: int, step: str
 def unroll_of(mode: str, count: int) -> int:
     """How many of `count` k-steps one turn of the loop takes: their addresses cost what multiply-adds could use."""
     return next((steps for steps in ((2, 3) if mode == "dense" else (3, 5, 7, 2)) if count and count % steps == 0), 1)
+
+
+def fetches(size: int, unroll: int) -> int:
+    """Lines of the next weights that a turn of `unroll` steps asks for at most, of `size` bytes a step: a quarter."""
+    return max(size * unroll // 256, 1)
 
 
 def chunk_steps(count: int, step_bytes: int, unroll: int = 1) -> int:

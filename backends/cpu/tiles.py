@@ -246,8 +246,19 @@ def streams_fma(typingctx: Any, tile: Any, x: Any, table: Any, table_step: Any, 
     return tile(tile, *[types.int64] * 5), codegen
 
 
+@intrinsic
+def fetch(typingctx: Any, address: Any) -> Any:
+    """Ask for the line at `address`, into the second-level cache."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Sequence[Value]) -> Value:
+        _prefetch(builder, args[0], 0, 2)
+        return context.get_dummy_value()
+
+    return types.void(types.int64), codegen
+
+
 VOCABULARY: dict[str, Any] = {
     "tile_bias": tile_bias, "tile_fma": tile_fma, "tile_fma_lanes": tile_fma_lanes, "tile_add": tile_add,
     "tile_store": tile_store, "tile_load": tile_load, "tile_sum": tile_sum, "tile_fold": tile_fold,
-    "streams_fma": streams_fma,
+    "streams_fma": streams_fma, "fetch": fetch,
 }  # fmt: skip

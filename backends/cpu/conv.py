@@ -187,14 +187,14 @@ def chunk_steps(count: int, step_bytes: int, unroll: int = 1) -> int:
 def step_cycles(rows: int, cols: int, count: int, vector: int) -> float:
     """Estimated cycles of one of `count` k-steps of one tile, of vectors of so many bytes.
 
-    The larger of rows * cols / 2 (multiply-adds) and (rows + cols + 1) / 2 (loads), two of each starting in a cycle, at
-    least the latency of 4, and half a cycle for the loop. Weights that do not stay in the first-level cache take as
+    The larger of rows * cols / 2 (multiply-adds) and rows / 2 + cols + 1 (loads, and weights asked for ahead), two of
+    each starting in a cycle, at least the latency of 4, and half a cycle for the loop. Weights that do not stay in the first-level cache take as
     long as reading them from the second; where they are cut into chunks, sums are loaded and stored for each.
     """
     chunk = chunk_steps(count, cols * vector)
     far = cols * vector / L2_BYTES_A_CYCLE if chunk * cols * vector > L1_BYTES else 0.0
     sums = 1.5 * rows * cols / chunk if chunk < count else 0.0
-    return max(rows * cols / 2, (rows + cols + 1) / 2, 4.0, far) + 0.5 + sums
+    return max(rows * cols / 2, rows / 2 + cols + 1, 4.0, far) + 0.5 + sums
 
 
 def tile_cycles(isa: Isa, tile: tuple[int, int], group_blocks: int, count: int, width: int, lines: int) -> float:

@@ -75,6 +75,10 @@ class Assembler:
         self.candidates: dict[str, Sequence[Any]] = {}
         """What could have been chosen, the likely best first."""
 
+    def is_given(self, name: str) -> bool:
+        """Whether a packed constant comes from an artifact, so that its source need not be read."""
+        return name in self._given
+
     # ---- values ------------------------------------------------------------------------------------------------
 
     def define(self, layout: Layout) -> None:

@@ -164,9 +164,10 @@ def _tile(out: Writer, spec: ConvSpec, isa: Isa, rows: int, cols: int, step: str
         out(f"tile_store({acc}, y, yt, yp, y_step, col, wrap, y_gap, count)")
 
 
-def unroll_of(mode: str, count: int) -> int:
+def unroll_of(isa: Isa, mode: str, count: int) -> int:
     """How many of `count` k-steps one turn of the loop takes: their addresses cost what multiply-adds could use."""
-    return next((steps for steps in ((2, 3) if mode == "dense" else (3, 5, 7, 2)) if count and count % steps == 0), 1)
+    wanted = (isa.unroll, 2, 3) if mode == "dense" else (3, 5, 7, 2)
+    return next((steps for steps in wanted if count and count % steps == 0), 1)
 
 
 def fetches(size: int, unroll: int) -> int:
@@ -188,8 +189,9 @@ def step_cycles(rows: int, cols: int, count: int, vector: int) -> float:
     """Estimated cycles of one of `count` k-steps of one tile, of vectors of so many bytes.
 
     The larger of rows * cols / 2 (multiply-adds) and rows / 2 + cols + 1 (loads, and weights asked for ahead), two of
-    each starting in a cycle, at least the latency of 4, and half a cycle for the loop. Weights that do not stay in the first-level cache take as
-    long as reading them from the second; where they are cut into chunks, sums are loaded and stored for each.
+    each starting in a cycle, at least the latency of 4, and half a cycle for the loop. Weights that do not stay in the
+    first-level cache take as long as reading them from the second; where they are cut into chunks, sums are loaded and
+    stored for each.
     """
     chunk = chunk_steps(count, cols * vector)
     far = cols * vector / L2_BYTES_A_CYCLE if chunk * cols * vector > L1_BYTES else 0.0

@@ -222,7 +222,7 @@ def _append(
     activation: Activation | None = node.attrs["activation"]
     function, params = function_of(activation) if activation is not None else ("", ())
     rest = channels.group_blocks % tile[1]
-    unroll = conv.unroll_of(channels.mode, taps.plane.shape[1])
+    unroll = conv.unroll_of(isa, channels.mode, taps.plane.shape[1])
     spec = conv.ConvSpec(channels.mode, step, *tile, rest, unroll, residual is not None, function, len(params))
     if taps_in_kernel is None:
         taps_in_kernel = weights.shape[1] // channels.inputs.shape[1]

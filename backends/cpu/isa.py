@@ -16,7 +16,7 @@ class Isa:
     `tune` names the processor whose scheduling model LLVM uses: of those for AVX-512, Sapphire Rapids' alone keeps the
     14x2 tile in registers; the others load pixels so early that 12 to 14 accumulators spill at every step.
     `tiles` are register tiles (pixels x blocks of lanes) that fit without spills: rows * cols accumulators, cols
-    weights and one pixel.
+    weights and one pixel. `unroll`: k-steps of a tile in one turn of its loop.
     """
 
     name: str
@@ -27,6 +27,7 @@ class Isa:
     needs: tuple[str, ...]
     tiles: tuple[tuple[int, int], ...]
     tune: str = ""
+    unroll: int = 2
 
 
 ISAS: dict[str, Isa] = {
@@ -36,7 +37,8 @@ ISAS: dict[str, Isa] = {
         tune="sapphirerapids",
     ),
     "avx2": Isa(
-        "avx2", 8, 16, "x86_64", "x86-64-v3", ("avx2", "fma"), ((6, 2), (4, 3), (7, 1), (3, 4), (2, 4), (1, 8))
+        "avx2", 8, 16, "x86_64", "x86-64-v3", ("avx2", "fma"), ((6, 2), (4, 3), (7, 1), (3, 4), (2, 4), (1, 8)),
+        unroll=4,
     ),
     "neon": Isa(
         "neon", 4, 32, "aarch64", "generic", ("neon",), ((7, 3), (6, 4), (14, 1), (12, 2), (4, 4), (1, 12))

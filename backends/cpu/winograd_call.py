@@ -58,7 +58,7 @@ def append(
     blocks = channels.group_blocks
     inputs = order[0, :, 0]
     spec = WinogradSpec(
-        choice.m, apart, choice.rows, choice.cols, blocks % choice.cols, conv.unroll_of("dense", len(inputs)),
+        choice.m, apart, choice.rows, choice.cols, blocks % choice.cols, conv.unroll_of(isa, "dense", len(inputs)),
         residual is not None, activation, len(params),
     )  # fmt: skip
     count = channels.slots.size * len(inputs) * spec.points

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from importlib import util
 from pathlib import Path
@@ -77,8 +76,8 @@ def _ncnn(model: Path, inputs: Sequence[tuple[str, Array]], threads: int) -> Run
     """Through pnnx, which turns an ONNX file into ncnn's two files."""
     import ncnn
 
-    tool = shutil.which("pnnx") or str(Path(sys.executable).with_name("pnnx"))
-    if not Path(tool).is_file():
+    tool = _pnnx()
+    if tool is None:
         raise TargetError("ncnn needs pnnx to read ONNX", hint="pip install pnnx")
     if any(array.ndim != 4 or array.shape[0] != 1 or array.dtype != np.float32 for _, array in inputs):
         raise TargetError("ncnn takes one image at a time, as float32", hint="leave ncnn out")
@@ -95,6 +94,14 @@ def _ncnn(model: Path, inputs: Sequence[tuple[str, Array]], threads: int) -> Run
 
     run()
     return run
+
+
+def _pnnx() -> str | None:
+    """The program: in the package where there is one, whose script of that name needs torch; else on the path."""
+    spec = util.find_spec("pnnx")
+    if spec is not None and spec.origin and (packaged := Path(spec.origin).with_name("pnnx")).is_file():
+        return str(packaged)
+    return shutil.which("pnnx")
 
 
 def _converted(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from convc.backends.aligned import aligned
+from convc.backends.processors import default_threads
 from convc.backends.program import (
     Buffer,
     Flattened,
@@ -50,6 +52,10 @@ class Conversions:
     clear_halo: Callable[[Assembler, Buffer], Step]
 
 
+_UNMADE: Array = np.empty(0)
+"""In the place of a packed constant, until `finish`."""
+
+
 class Assembler:
     """Collects the steps of one Program. A value may have several layouts; each is made once, when first asked for."""
 
@@ -63,6 +69,7 @@ class Assembler:
         self.buffers: list[Buffer] = []
         self.kernels: dict[str, str] = {}
         self.packed: dict[str, Array] = {}
+        self._makers: dict[str, Callable[[], Array]] = {}
         self.wanted: dict[str, Ints] = {}
         """Places that a consumer would like a value's channels to have, by node."""
         self._conversions = conversions
@@ -258,9 +265,17 @@ class Assembler:
             fresh = f"{name}.{number}"
         found = self._given.get(fresh)
         if found is None or found.size != count or found.dtype != np.dtype(dtype):
-            found = make()
-        self.packed[fresh] = aligned(found)
+            self.packed[fresh] = _UNMADE
+            self._makers[fresh] = make
+        else:
+            self.packed[fresh] = aligned(found)
         return fresh
+
+    def _make_packed(self) -> None:
+        # NumPy lets go of the interpreter's lock while it moves elements
+        with ThreadPoolExecutor(default_threads()) as pool:
+            made = pool.map(lambda make: aligned(make()), self._makers.values())
+            self.packed.update(zip(self._makers, made, strict=True))
 
     # ---- the end -----------------------------------------------------------------------------------------------
 
@@ -268,6 +283,7 @@ class Assembler:
         """The Program: outputs delivered, results in place, halos cleared before their buffers are written."""
         self._deliver()
         self._write_in_place()
+        self._make_packed()
         halos = {b.group: self._halos.get(self._root(b.group), (0, 0, 0, 0)) for b in self.buffers if b.is_planes}
         steps: list[Step] = []
         cleared: set[int] = set()

@@ -61,12 +61,14 @@ class Dim:
         return -self + other
 
     def __mul__(self, other: Size) -> Size:
+        if not isinstance(other, Dim):
+            return Dim(tuple((m, f * int(other)) for m, f in self.terms)) if other else 0
         if len(self.terms) * len(_terms(other)) > MAX_TERMS:
             raise ModelError(f"a size has more than {MAX_TERMS} terms", hint="name it by a symbol of its own")
         total: dict[Monomial, int] = {}
         for left, a in self.terms:
             for right, b in _terms(other):
-                key = tuple(sorted(left + right, key=str))
+                key = tuple(sorted(left + right, key=str)) if left and right else left or right
                 total[key] = total.get(key, 0) + a * b
         return _normal(total)
 
@@ -175,6 +177,8 @@ def _normal(terms: dict[Monomial, int]) -> Size:
         return 0
     if set(kept) == {()}:
         return kept[()]
+    if len(kept) == 1:
+        return Dim(tuple(kept.items()))
     ordered = sorted(kept.items(), key=lambda t: (not t[0], [str(a) for a in t[0]]))
     return Dim(tuple(ordered))
 

@@ -26,10 +26,17 @@ def off_rank(matrix: Array, rank: int) -> float:
         return 0.0
     if matrix.shape[0] > matrix.shape[1]:
         matrix = matrix.T
-    random = np.random.default_rng(0)
-    rows = random.permutation(matrix.shape[0])[: rank + 1]
-    columns = random.permutation(matrix.shape[1])[: rank + rank // 2 + 16]
-    part = matrix[rows[:, None], columns].astype(np.float32)
+    height, width = rank + 1, rank + rank // 2 + 16
+    found = _residual(matrix[:height, :width])  # the first ones lie together in memory
+    if not found:
+        random = np.random.default_rng(0)
+        rows, columns = random.permutation(matrix.shape[0])[:height], random.permutation(matrix.shape[1])[:width]
+        found = _residual(matrix[rows[:, None], columns])
+    return found
+
+
+def _residual(part: Array) -> float:
+    part = part.astype(np.float32)
     length = np.sqrt(np.einsum("ij,ij->i", part, part))
     if not length.all():
         return 0.0

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from convc.backends.cpu.isa import Isa
 from convc.backends.cpu.link import link
-from convc.backends.cpu.team import default_threads
+from convc.backends.processors import default_threads
 from convc.backends.store import Store
 from convc.backends.workers import Compiler, Progress, build
 

@@ -177,6 +177,12 @@ def make_taps(
     return taps, np.stack([take(source), kernel[tap] if count else tap], axis=-1)
 
 
+def rows_of(weights: Array, slots: Ints) -> Array:
+    """The rows that lanes hold, any where a lane holds none; without a copy where they follow each other."""
+    in_turn = slots[0] >= 0 and (np.diff(slots) == 1).all()
+    return weights[slots[0] : slots[-1] + 1] if in_turn else weights[np.maximum(slots, 0)]
+
+
 def pack_weights(weights: Array, channels: Channels, columns: Ints, cols: int) -> Array:
     """Weights [out, inputs * taps] in the kernel's order: [tile][k][block of the tile][lane], flat."""
     groups, count = columns.shape
@@ -188,8 +194,7 @@ def pack_weights(weights: Array, channels: Channels, columns: Ints, cols: int) -
         in_order = bool((columns[group] == np.arange(weights.shape[1])).all()) if count == weights.shape[1] else False
         for width in conv.tiles_of(channels.group_blocks, cols):
             slots = channels.slots[block : block + width].reshape(-1)
-            in_turn = slots[0] >= 0 and (np.diff(slots) == 1).all()
-            rows = weights[slots[0] : slots[-1] + 1] if in_turn else weights[np.maximum(slots, 0)]
+            rows = rows_of(weights, slots)
             tile = packed[start : start + width * lanes * count].reshape(count, width * lanes)
             np.copyto(tile, (rows if in_order else rows[:, columns[group]]).T)
             tile[:, slots < 0] = 0.0

@@ -13,8 +13,8 @@ from convc.backends.cpu.cost import CpuCost
 from convc.backends.cpu.driver import DRIVERS
 from convc.backends.cpu.executable import Executable
 from convc.backends.cpu.lower import lower_with
-from convc.backends.cpu.team import default_threads
 from convc.backends.cpu.tune import tuned
+from convc.backends.processors import default_threads
 from convc.backends.store import store
 from convc.backends.workers import Progress
 from convc.errors import InputError

@@ -133,31 +133,3 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
-
-
-def default_threads() -> int:
-    """Processors that this process may use: its affinity, and the quota of its control group."""
-    try:
-        count = len(os.sched_getaffinity(0))
-    except AttributeError:
-        count = os.cpu_count() or 1
-    quota = _quota()
-    return max(1, min(count, quota) if quota else count)
-
-
-def _quota() -> int:
-    """Whole processors of the control group's quota, 0 for none. A part of one counts as one."""
-
-    def read(path: str) -> list[str]:
-        try:
-            with open(path, encoding="ascii") as file:
-                return file.read().split()
-        except OSError:
-            return []
-
-    both = read("/sys/fs/cgroup/cpu.max")
-    if not both:
-        both = read("/sys/fs/cgroup/cpu/cpu.cfs_quota_us") + read("/sys/fs/cgroup/cpu/cpu.cfs_period_us")
-    if len(both) < 2 or not both[0].lstrip("-").isdigit() or int(both[0]) <= 0:
-        return 0
-    return -(-int(both[0]) // int(both[1]))

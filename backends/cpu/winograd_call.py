@@ -13,7 +13,7 @@ from convc.backends.assemble import Assembler
 from convc.backends.binding import Binding, Word, offsets_table
 from convc.backends.cpu import conv
 from convc.backends.cpu.activations import float_word
-from convc.backends.cpu.channels import Channels, Taps
+from convc.backends.cpu.channels import Channels, Taps, rows_of
 from convc.backends.cpu.choice import Choice
 from convc.backends.cpu.isa import Isa
 from convc.backends.cpu.winograd import WORDS, WinogradSpec, emit
@@ -82,15 +82,15 @@ def pack_points(points: Array, channels: Channels, inputs: Ints, cols: int) -> A
     lanes = channels.slots.shape[1]
     packed: Array = aligned_empty(channels.slots.size * len(inputs) * len(points), np.float32)
     by_point = packed.reshape(len(points), -1)
+    in_order = bool((inputs == np.arange(points.shape[2])).all()) if len(inputs) == points.shape[2] else False
     start = block = 0
     for width in conv.tiles_of(channels.group_blocks, cols):
         slots = channels.slots[block : block + width].reshape(-1)
-        chosen = points[:, np.maximum(slots, 0)][:, :, inputs]
-        chosen[:, slots < 0] = 0.0
-        size = chosen[0].size
-        by_point[:, start : start + size].reshape(len(points), len(inputs), width * lanes)[...] = chosen.transpose(
-            0, 2, 1
-        )
+        chosen = rows_of(points.swapaxes(0, 1), slots).swapaxes(0, 1)
+        size = len(inputs) * width * lanes
+        tile = by_point[:, start : start + size].reshape(len(points), len(inputs), width * lanes)
+        np.copyto(tile, (chosen if in_order else chosen[:, :, inputs]).swapaxes(1, 2))
+        tile[:, :, slots < 0] = 0.0
         start += size
         block += width
     return packed

@@ -14,6 +14,9 @@ POINTS: dict[int, tuple[float, ...]] = {2: (0.0, 1.0, -1.0), 4: (0.0, 0.75, -0.7
 that of the direct sum (root mean square, 256 channels); the usual points of F(4, 3), 0, 1, -1, 2, -2, make it 10 times.
 """
 
+AT_A_TIME = 8192
+"""Kernels that are transformed together."""
+
 
 def matrices(m: int) -> tuple[Matrix, Matrix, Matrix]:
     """A^T [m, n], G [n, 3] and B^T [n, n] of F(m, 3), n = m + 2, by Cook and Toom from POINTS and infinity."""
@@ -31,5 +34,8 @@ def matrices(m: int) -> tuple[Matrix, Matrix, Matrix]:
 def transform_kernels(weights: Array, m: int) -> Array:
     """G w G^T of kernels [out, in, 3, 3], computed in float64: float32 [points, out, in]."""
     g = matrices(m)[1]
-    points = np.einsum("ia,ocab,jb->ijoc", g, weights.astype(np.float64), g, optimize=True)
-    return np.ascontiguousarray(points.reshape(-1, *weights.shape[:2]).astype(np.float32))
+    both, kernels = np.kron(g, g), weights.reshape(-1, 9)
+    points: Array = np.empty((len(both), len(kernels)), np.float32)
+    for at in range(0, len(kernels), AT_A_TIME):  # what float64 takes stays in a cache
+        points[:, at : at + AT_A_TIME] = both @ kernels[at : at + AT_A_TIME].T.astype(np.float64)
+    return points.reshape(-1, *weights.shape[:2])

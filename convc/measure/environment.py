@@ -19,7 +19,7 @@ PACKAGES = (
 def environment() -> dict[str, Any]:
     """The facts as plain JSON values. `load` is the number of running processes over the last minute, where known."""
     from convc.backends.cpu.isa import available
-    from convc.backends.cpu.team import default_threads
+    from convc.backends.processors import default_threads
     from convc.backends.store import store
 
     return {

@@ -34,7 +34,7 @@ def _folders() -> Iterator[Path]:
     except OSError:
         lines = []
     for line in [*lines, "0::/", "0:cpu:/"]:
-        _, controllers, path = (line.split(":", 2) + ["", ""])[:3]
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
         kinds = [""] if not controllers else ["cpu", controllers] if "cpu" in controllers.split(",") else []
         inner = PurePosixPath(path.lstrip("/"))
         for kind in kinds:

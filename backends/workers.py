@@ -123,6 +123,23 @@ def serve(module: str, target: str) -> None:
         print(json.dumps({"name": request["name"], "code": base64.b64encode(code).decode()}), flush=True)
 
 
+_early: dict[Compiler, subprocess.Popen[str]] = {}
+
+
+@contextmanager
+def begun_early(compiler: Compiler) -> Iterator[None]:
+    """Start one further process now: what is compiled within finds it ready. It ends unused where nothing is."""
+    if compiler not in _early:
+        with suppress(OSError):
+            _early[compiler] = _start(compiler)
+    try:
+        yield
+    finally:
+        process = _early.pop(compiler, None)
+        if process is not None:
+            _end(process)
+
+
 @contextmanager
 def workers(count: int, compiler: Compiler) -> Iterator[list[Ask]]:
     """Functions that compile (name, source) in processes of their own; they raise OSError where theirs has ended."""
@@ -130,16 +147,20 @@ def workers(count: int, compiler: Compiler) -> Iterator[list[Ask]]:
     try:
         for _ in range(count):
             with suppress(OSError):
-                started.append(_start(compiler))
+                started.append(_early.pop(compiler) if compiler in _early else _start(compiler))
         yield [_asker(process) for process in started]
     finally:
         for process in started:
-            process.kill()
-            process.wait()
-            for pipe in (process.stdin, process.stdout):
-                if pipe is not None:
-                    with suppress(OSError):
-                        pipe.close()
+            _end(process)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with suppress(OSError):
+                pipe.close()
 
 
 def _start(compiler: Compiler) -> subprocess.Popen[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from convc.errors import Error, InputError
@@ -135,12 +136,24 @@ def compile_graph(
 ) -> CompiledModel:
     """Passes, program, kernels. `edit` (name, source) may give a kernel another source: to try one out."""
     recorder = Recorder(graph)
-    graph, records = optimise(
-        graph, options, passes, force=force, dump_dir=dump_dir, instruments=[*instruments, recorder],
-        stop_after=stop_after,
-    )  # fmt: skip
-    runnable = build_runnable(graph, options, progress=progress, edit=edit, tune=tune)
+    with _ahead_of(graph, options):
+        graph, records = optimise(
+            graph, options, passes, force=force, dump_dir=dump_dir, instruments=[*instruments, recorder],
+            stop_after=stop_after,
+        )  # fmt: skip
+        runnable = build_runnable(graph, options, progress=progress, edit=edit, tune=tune)
     return CompiledModel(graph, records, options, runnable, recorder.stages)
+
+
+def _ahead_of(graph: Graph, options: Options) -> AbstractContextManager[None]:
+    """What makes the compilation of many kernels begin before the passes have run."""
+    kind, _, detail = options.target.partition(":")
+    if kind != "cpu":
+        return nullcontext()
+    from convc.backends.cpu.build import ahead_of
+    from convc.backends.cpu.isa import choose
+
+    return ahead_of(len(graph.operators), choose(detail))
 
 
 def optimise(

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
+from convc.backends.cpu.driver import DRIVERS
 from convc.backends.cpu.isa import Isa
 from convc.backends.cpu.link import link
 from convc.backends.processors import default_threads
 from convc.backends.store import Store
-from convc.backends.workers import Compiler, Progress, build
+from convc.backends.store import store as default_store
+from convc.backends.workers import Compiler, Progress, begun_early, build
 
 GENERATOR_FILES = (
     "primitives.py",
@@ -48,6 +51,25 @@ def _triple() -> str:
     return str(llvm.get_default_triple())
 
 
+MANY_OPERATORS = 16
+"""Where a graph has as many, its kernels are worth a further process."""
+
+
+@contextmanager
+def ahead_of(operators: int, isa: Isa) -> Iterator[None]:
+    """What is compiled within takes less time: where the store is empty, a further process starts before passes run."""
+    many = operators >= MANY_OPERATORS and default_threads() > 1
+    if many and all(default_store().get(kernel_key(*driver, isa)) is None for driver in DRIVERS.items()):
+        with begun_early(_compiler(isa)):
+            yield
+    else:
+        yield
+
+
+def _compiler(isa: Isa) -> Compiler:
+    return Compiler("convc.backends.cpu.jit", isa.name)
+
+
 def build_objects(
     kernels: Mapping[str, str],
     isa: Isa,
@@ -56,7 +78,7 @@ def build_objects(
     given: Mapping[str, bytes] | None = None,
 ) -> tuple[dict[str, bytes], int]:
     """Object code of every kernel, and how many had to be compiled. `given` holds trusted code by key."""
-    compiler = Compiler("convc.backends.cpu.jit", isa.name)
+    compiler = _compiler(isa)
     objects, compiled = build(
         kernels, lambda name, source: kernel_key(name, source, isa), compiler, store, default_threads(), progress, given
     )

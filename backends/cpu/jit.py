@@ -61,7 +61,7 @@ def _lower(name: str, source: str, isa: Isa) -> tuple[Any, Any]:
     machine = target.create_target_machine(cpu=isa.cpu, opt=3)
     module.triple = target.triple
     module.data_layout = str(machine.target_data)
-    options = llvm.create_pipeline_tuning_options(speed_level=2)
+    options = llvm.create_pipeline_tuning_options(speed_level=1)
     builder = llvm.create_pass_builder(machine, options)
     builder.getModulePassManager().run(module, builder)
     foreign = [f.name for f in module.functions if f.is_declaration and f.name.startswith(("Py", "numba_", "NRT_"))]

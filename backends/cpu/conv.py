@@ -121,14 +121,14 @@ def _chunk(out: Writer, spec: ConvSpec, isa: Isa, cols: int, step: str, paramete
         out(f"if rate > {most}: rate = {most}", f"pos = turn * ((stop - begin) // {spec.unroll}) * rate")
         out(f"wp = weights + begin * {size}", f"next = weights + stop * {size}")
         out(f"sum = sums + turn * {spec.rows * spec.cols * isa.lanes * 4}")
-        half = (spec.rows + 1) // 2
-        if spec.rows > 1:
+        half = half_rows(spec.rows, cols == spec.cols)
+        if half < spec.rows:
             with out.block(f"if count > {half}"):
                 _tile(out, spec, isa, spec.rows, cols, step, parameters)
             with out.block("else"):
                 _tile(out, spec, isa, half, cols, step, parameters)
         else:
-            _tile(out, spec, isa, 1, cols, step, parameters)
+            _tile(out, spec, isa, spec.rows, cols, step, parameters)
 
 
 def _tile(out: Writer, spec: ConvSpec, isa: Isa, rows: int, cols: int, step: str, parameters: str) -> None:
@@ -162,6 +162,13 @@ def _tile(out: Writer, spec: ConvSpec, isa: Isa, rows: int, cols: int, step: str
         if spec.activation:
             out(f"{acc} = v_{spec.activation}({acc}{parameters})")
         out(f"tile_store({acc}, y, yt, yp, y_step, col, wrap, y_gap, count)")
+
+
+def half_rows(rows: int, whole: bool) -> int:
+    """Rows of the smaller tile that ends a row of pixels. The blocks of channels that are left over, not a `whole`
+    tile's, have none, to save compiling it; but a tile of 2 rows must read no pixel that is not there.
+    """
+    return (rows + 1) // 2 if whole or rows <= 2 else rows
 
 
 def unroll_of(isa: Isa, mode: str, count: int) -> int:
@@ -203,11 +210,11 @@ def tile_cycles(isa: Isa, tile: tuple[int, int], group_blocks: int, count: int, 
     """Estimated cycles of a k-step, one of `count`, over `lines` rows of `width` pixels and one group's blocks."""
     rows, cols = tile
     vector = isa.lanes * 4
-    half = (rows + 1) // 2
     full, left = divmod(width, rows)
     whole, rest = divmod(group_blocks, cols)
     total = 0.0
     for blocks, times in ((cols, whole), (rest, 1)):
+        half = half_rows(rows, blocks == cols)
         if blocks and times:
             total += times * full * step_cycles(rows, blocks, count, vector)
             if left:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from convc.backends.cpu import conv
 from convc.backends.cpu.activations import write_parameters
 from convc.backends.cpu.isa import Isa
 from convc.backends.cpu.writer import Writer
@@ -113,21 +114,34 @@ def _facts(out: Writer, spec: WinogradSpec, vector: int) -> None:
 
 def _multiply(out: Writer, spec: WinogradSpec, isa: Isa, cols: int) -> None:
     """Products of one point: all tiles of the block by `cols` blocks of output channels."""
-    vector, acc = isa.lanes * 4, f"acc{cols}"
+    vector = isa.lanes * 4
     with out.block("for strip in range(strips)"):
-        out(f"{acc} = tile_zero({spec.rows}, {cols}, {isa.lanes})", "wp = weights")
+        out("wp = weights")
         # each strip fetches a share of the next weights, which follow these: `rate` / 1024 lines a turn of its loop
         out(f"rate = {max(cols * vector * spec.unroll // 64, 1) * 1024} // strips", "if rate > 1024: rate = 1024")
         out(f"pos = strip * (K // {spec.unroll}) * rate", f"next = weights + K * {cols * vector}")
         out(f"xp = v + point * v_point + strip * {spec.rows * vector}")
-        with out.block(f"for k in range(0, K, {spec.unroll})"):
-            out("later = next + (pos >> 10) * 64", "pos += rate")
-            for turn in range(spec.unroll):
-                at_w, fetch = f"wp + {turn * cols * vector}", "None" if turn else "later"
-                out(f"at_k = xp + load_i32(offsets, k + {turn}) * 4")
-                out(f"{acc} = tile_fma({acc}, at_k, {vector}, {at_w}, {fetch}, None)")
-            out(f"wp += {spec.unroll * cols * vector}")
-        out(f"points_store({acc}, to + strip * {spec.rows * vector}, T * {vector})")
+        half = conv.half_rows(spec.rows, cols == spec.cols)
+        if half < spec.rows:
+            with out.block(f"if count - strip * {spec.rows} > {half}"):
+                _strip(out, spec, isa, spec.rows, cols)
+            with out.block("else"):
+                _strip(out, spec, isa, half, cols)
+        else:
+            _strip(out, spec, isa, spec.rows, cols)
+
+
+def _strip(out: Writer, spec: WinogradSpec, isa: Isa, rows: int, cols: int) -> None:
+    vector, acc = isa.lanes * 4, f"acc{rows}x{cols}"
+    out(f"{acc} = tile_zero({rows}, {cols}, {isa.lanes})")
+    with out.block(f"for k in range(0, K, {spec.unroll})"):
+        out("later = next + (pos >> 10) * 64", "pos += rate")
+        for turn in range(spec.unroll):
+            at_w, fetch = f"wp + {turn * cols * vector}", "None" if turn else "later"
+            out(f"at_k = xp + load_i32(offsets, k + {turn}) * 4")
+            out(f"{acc} = tile_fma({acc}, at_k, {vector}, {at_w}, {fetch}, None)")
+        out(f"wp += {spec.unroll * cols * vector}")
+    out(f"points_store({acc}, to + strip * {spec.rows * vector}, T * {vector})")
 
 
 def _finish(out: Writer, spec: WinogradSpec, isa: Isa, parameters: str) -> None:

@@ -70,7 +70,7 @@ def plan_blocks(
         part = part_blocks(blocks_out, cols, parts)
         bytes_a_tile = points * (planes + part) * isa.lanes * 4
         for blocks in _counts(ceil_div(total, rows)):
-            size = ceil_div(ceil_div(total, blocks), rows) * rows
+            size = _in_strips(ceil_div(total, blocks), rows, blocks_out % cols == 0)
             if size * bytes_a_tile > MOST_BYTES and size > rows:
                 continue
             pieces = ceil_div(total, size)
@@ -98,13 +98,22 @@ def _counts(most: int) -> Iterator[int]:
     yield max(most, 1)
 
 
+def _in_strips(size: int, rows: int, whole: bool) -> int:
+    """Tiles rounded up to strips of `rows`, of which the last may be the smaller one."""
+    strips, left = divmod(size, rows)
+    half = conv.half_rows(rows, whole)
+    return strips * rows + (0 if not left else half if left <= half else rows)
+
+
 def _item(isa: Isa, m: int, tile: tuple[int, int], planes: int, channels: int, blocks_out: int, size: int) -> float:
     rows, cols = tile
     points, vector = (m + 2) ** 2, isa.lanes * 4
     full, rest = divmod(blocks_out, cols)
-    step = full * conv.step_cycles(rows, cols, channels, vector)
-    step += conv.step_cycles(rows, rest, channels, vector) if rest else 0.0
-    multiply = points * channels * (size // rows) * step
+    strips, left = divmod(size, rows)
+    step = full * strips * conv.step_cycles(rows, cols, channels, vector)
+    step += full * conv.step_cycles(left, cols, channels, vector) if left else 0.0
+    step += ceil_div(size, rows) * conv.step_cycles(rows, rest, channels, vector) if rest else 0.0
+    multiply = points * channels * step
     weights = points * channels * blocks_out * vector / WEIGHT_BYTES_A_CYCLE
     held = points * size * (planes + blocks_out) * vector
     far = 2 * max(held - CACHE_BYTES, 0) / FAR_BYTES_A_CYCLE

@@ -280,7 +280,8 @@ def arguments(step: Step, bound: Binding) -> Sequence[Word]:
     chunk = conv.chunk_steps(count, cols * lanes * 4, call.spec.unroll) if panel > 1 else max(count, 1)
     scratch = bound.scratch(panel * call.spec.rows * cols * lanes * 4 if chunk < count else 64)
     one_tap = not taps.dy.any() and not taps.dx.any()
-    soon = (call.spec.rows * x_step, x_step - 4) if one_tap else (0, 0)
+    following = call.spec.rows * x_step if width > call.spec.rows else x_row
+    soon = (following, x_step - 4) if one_tap else (0, 0)
     r_start = bound.arena + (a * r.row + b * r.pixel)
     residual: Sequence[Word] = (r_start, bound.table(r.planes)) if call.spec.residual else (0, 0)
     return [

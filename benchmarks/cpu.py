@@ -25,6 +25,8 @@ import numpy as np
 
 import convc
 from convc import zoo
+from convc.backends.cpu import isa
+from convc.backends.cpu.peak import loaded_multiply_adds_a_second
 from convc.measure.bench import Options, compare
 from convc.measure.environment import environment
 from convc.measure.inputs import random_array
@@ -55,7 +57,8 @@ def measure(task: Mapping[str, Any]) -> dict[str, Any]:
     if task["kind"] == "profile":
         found = profile(convc.compile(graph, threads=1), inputs, seconds=task["seconds"])
         shapes = {node.name: list(node.type.concrete(sizes)) for node in graph.nodes}
-        return {**found.to_json(), "shapes": shapes}
+        loaded = loaded_multiply_adds_a_second(isa.choose())
+        return {**found.to_json(), "shapes": shapes, "loaded": loaded}
 
     def compiled(which: Any, passes: Any, count: int) -> Any:
         return convc.compile(which, passes=passes, threads=count)
@@ -131,7 +134,10 @@ def layer_tables(networks: Sequence[str], seconds: float) -> list[str]:
                 step["node"],
                 "x".join(map(str, found["shapes"].get(step["node"], []))),
                 step["kernel"].partition("__")[0],
+                f"{2e-6 * step['macs']:.0f}",
+                f"{1e-6 * step['bytes']:.1f}",
                 f"{step['seconds'] * 1e6:.0f}",
+                f"{1e6 * step['macs'] * multiplied(step['kernel']) / found['limit']:.0f}",
                 f"{step['gflops']:.0f}",
                 f"{step['limit_share']:.0%}",
             ]
@@ -139,11 +145,25 @@ def layer_tables(networks: Sequence[str], seconds: float) -> list[str]:
             if step["macs"]
         ]
         rest = [step["seconds"] for step in found["steps"] if not step["macs"]]
-        rows.append([f"{len(rest)} other steps", "", "", f"{sum(rest) * 1e6:.0f}", "", ""])
+        moved = sum(step["bytes"] for step in found["steps"] if not step["macs"])
+        others = [f"{1e-6 * moved:.1f}", f"{sum(rest) * 1e6:.0f}"]
+        rows.append([f"{len(rest)} other steps", "", "", "", *others, "", "", ""])
+        macs, size, seconds = (sum(step[key] for step in found["steps"]) for key in ("macs", "bytes", "seconds"))
+        least = sum(step["macs"] * multiplied(step["kernel"]) for step in found["steps"]) / found["limit"]
+        totals = [f"{2e-6 * macs:.0f}", f"{1e-6 * size:.1f}", f"{1e6 * seconds:.0f}", f"{1e6 * least:.0f}"]
+        rows.append(["all", "", "", *totals, "", ""])
         limit = 2 * found["limit"] / 1e9
-        lines += [f"### {name}, 1 thread; the limit is {limit:.0f} GFLOP/s", ""]
-        lines += table(["node", "output", "kernel", "us", "GFLOP/s", "of the limit"], rows)
+        loaded = 2e-9 * found["loaded"]
+        lines += [f"### {name}, 1 thread; the limit is {limit:.0f} GFLOP/s, {loaded:.0f} with operands loaded", ""]
+        head = ["node", "output", "kernel", "MFLOP", "MB", "us", "at the limit, us", "GFLOP/s", "of the limit"]
+        lines += table(head, rows)
     return lines
+
+
+def multiplied(kernel: str) -> float:
+    """Multiply-adds that a kernel makes for one of the definition: Winograd's F(m x m, 3 x 3) makes fewer."""
+    found = re.search(r"winograd_f(\d)3", kernel)
+    return (int(found[1]) + 2) ** 2 / (9 * int(found[1]) ** 2) if found else 1.0
 
 
 def scaling_tables(network: str, against: Sequence[str], seconds: float) -> list[str]:

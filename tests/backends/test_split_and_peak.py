@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from convc.backends.cpu import isa
+from convc.backends.cpu.peak import loaded_multiply_adds_a_second, multiply_adds_a_second
 from convc.backends.cpu.split import Work, crossing_cycles, misplaced, pixel_parts
 
 
@@ -45,3 +47,9 @@ def test_nothing_crosses_where_only_rows_are_cut() -> None:
 )
 def test_pieces_off_their_rows(pieces: int, threads: int, off: float) -> None:
     assert misplaced(pieces, threads) == pytest.approx(off)
+
+
+def test_the_limit_with_loads_is_below_the_one_without() -> None:
+    one = isa.choose()
+    loaded, registers = loaded_multiply_adds_a_second(one), multiply_adds_a_second(one)
+    assert 0.2 * registers < loaded < 1.5 * registers  # processors change their clock in between

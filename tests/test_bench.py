@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Mapping
 from importlib import util
 from pathlib import Path
@@ -175,6 +178,7 @@ def test_other_engines_take_part_where_they_are_installed(
     [
         ("--against tvm", "--against names tvm, which is no engine\nHint: use onnxruntime, openvino, ncnn, torch"),
         ("--assert-faster-than torch", "--assert-faster-than torch: it does not take part\nHint: add --against torch"),
+        ("--assert-faster-than 1.0", "--assert-faster-than 1.0: that is no contestant\nHint: name unfused, or one of"),
         ("--assert-faster-than unfused --no-unfused", "unfused: it does not take part"),
         ("--assert-within 5 x.json", "--assert-within 5 is no share\nHint: write --assert-within 5% baseline.json"),
         ("--assert-within 5% absent.json", "cannot read --assert-within absent.json"),
@@ -238,3 +242,19 @@ def test_numbers_are_read_strictly() -> None:
     for text in ("5", "x%", "-1%"):
         with pytest.raises(InputError, match="is no share"):
             bench.tolerance(text)
+
+
+def test_what_other_programs_use_is_told() -> None:
+    from convc.measure.environment import Others
+
+    others = Others()
+    end = time.perf_counter() + 0.3
+    while time.perf_counter() < end:
+        pass
+    alone = others.processors()
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as process:
+        others = Others()
+        time.sleep(1.0)
+        beside = others.processors()
+        process.kill()
+    assert beside > 0.4 and (alone < beside or alone > 0.5)  # this process itself does not count; others may be at work

@@ -120,6 +120,9 @@ def budget_of(args: argparse.Namespace) -> Budget:
     return Budget(args.warmup, args.seconds or 0.0, args.runs or 1)
 
 
+BUSY = 0.3
+"""Processors that other programs used meanwhile, above which medians are worth a remark."""
+
 # ---- measuring -----------------------------------------------------------------------------------------------------
 
 
@@ -179,11 +182,11 @@ def measure(args: argparse.Namespace, report: ProgressCallback | None) -> Findin
     """All that was asked for."""
     from convc.compiler import compile as compile_graph
     from convc.measure.bench import Options, ablate, compare
-    from convc.measure.environment import environment
+    from convc.measure.environment import Others, environment
     from convc.measure.profile import profile
     from convc.measure.timing import PERCENTILES
 
-    stamp = environment()
+    stamp, others = environment(), Others()
     _check(args)
     compiled = models.is_compiled(args.model)
     passes = models.parse_passes(args.passes)
@@ -217,6 +220,8 @@ def measure(args: argparse.Namespace, report: ProgressCallback | None) -> Findin
             started = _starts(args, found.shapes, threads, report)
     for name, reason in comparisons[0].absent.items():
         note(f"{name} is left out: {reason}")
+    if (busy := others.processors()) > BUSY:
+        note(f"other programs kept {busy:.1f} processors busy meanwhile: compare the least times, or measure again")
     return Findings(args.model, target, stamp, started, comparisons, ablation, profiled)
 
 
@@ -232,6 +237,11 @@ def _check(args: argparse.Namespace) -> None:
         if name not in RIVALS:
             raise InputError(f"--against names {name}, which is no engine", hint=f"use {', '.join(RIVALS)}")
     for name in args.assert_faster_than:
+        if name != UNFUSED and name not in RIVALS:
+            raise InputError(
+                f"--assert-faster-than {name}: that is no contestant",
+                hint=f"name unfused, or one of {', '.join(RIVALS)}; for a share use --assert-within",
+            )
         if name != UNFUSED and name not in args.against:
             raise InputError(f"--assert-faster-than {name}: it does not take part", hint=f"add --against {name}")
         if name == UNFUSED and (compiled or args.no_unfused):

@@ -106,7 +106,7 @@ def parse_shapes(texts: list[str]) -> dict[str, tuple[int | str, ...]]:
         name, colon, sizes = text.rpartition(":")
         parts = [part.strip() for part in sizes.split("," if "," in sizes else "x")]
         if not colon or not name or not all(part.isdecimal() or part.isidentifier() for part in parts):
-            raise InputError(f"--input-shape {text} cannot be read", hint="write --input-shape x:1x3x224x224")
+            raise InputError(f"--input-shape {text} cannot be read", hint="write NAME:1x3x224x224, NAME of an input")
         shapes[name] = tuple(int(part) if part.isdecimal() else part for part in parts)
     return shapes
 

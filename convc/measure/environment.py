@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import time
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,31 @@ def environment() -> dict[str, Any]:
         "store": str(store().folder),
         "packages": {name: version_of(name) for name in PACKAGES},
     }
+
+
+class Others:
+    """What other programs use of the machine, from when this is made."""
+
+    def __init__(self) -> None:
+        self._begin = time.perf_counter(), _busy_seconds(), sum(os.times()[:4])
+
+    def processors(self) -> float:
+        """Processors kept busy by other programs since then, on average; 0 where the system does not tell."""
+        begin, busy, own = self._begin
+        now = _busy_seconds()
+        if busy is None or now is None:
+            return 0.0
+        return max((now - busy - (sum(os.times()[:4]) - own)) / max(time.perf_counter() - begin, 1e-9), 0.0)
+
+
+def _busy_seconds() -> float | None:
+    """Seconds that the system's processors were busy, or taken by others beside a virtual machine, since its start."""
+    try:
+        line = Path("/proc/stat").read_text("ascii", "replace").partition("\n")[0]
+        user, nice, system, _idle, _wait, *interrupts = map(int, line.split()[1:9])
+    except (OSError, ValueError):
+        return None
+    return (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK")
 
 
 def version_of(package: str) -> str | None:
@@ -76,4 +102,4 @@ def peak_memory() -> int | None:
     return None
 
 
-__all__ = ["environment", "load", "peak_memory", "processor", "version_of"]
+__all__ = ["Others", "environment", "load", "peak_memory", "processor", "version_of"]

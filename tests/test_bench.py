@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from measure_support import small_graph, write_small
 
-from convc.cli import bench, models
+from convc.cli import bench, bench_files, models
 from convc.cli.main import main
 from convc.errors import InputError
 from convc.interp import run_graph
@@ -241,7 +241,7 @@ def test_numbers_are_read_strictly() -> None:
             read(text)
     for text in ("5", "x%", "-1%"):
         with pytest.raises(InputError, match="is no share"):
-            bench.tolerance(text)
+            bench_files.tolerance(text)
 
 
 def test_what_other_programs_use_is_told() -> None:

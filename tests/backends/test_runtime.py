@@ -5,10 +5,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -329,3 +332,34 @@ def test_sleeping_workers_wake_elsewhere_than_their_caller() -> None:
     assert worker.native_id is not None
     where = os.sched_getaffinity(worker.native_id)
     assert where < allowed and len(where) == len(allowed) - 1 if len(allowed) > 1 else where == allowed
+
+
+IDLE = """
+import glob, time
+import numpy as np
+import convc
+
+b = convc.Builder("idle", seed=0)
+graph = b.finish(b.conv(b.input("x", (1, 256, 28, 28)), 256, kernel=3))
+x = np.zeros((1, 256, 28, 28), np.float32)
+
+
+def used():
+    return sum(int(open(path).read().split()[0]) for path in glob.glob("/proc/self/task/*/schedstat")) / 1e6
+
+
+convc.compile(graph, threads=2)
+time.sleep(0.3)
+convc.compile(graph, threads=2)(x)  # with kernels from the store: what ran a moment ago may still spin
+time.sleep(0.001)
+begin = used()
+time.sleep(0.1)
+print(used() - begin)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="the system does not tell the time of threads")
+def test_nothing_runs_after_an_inference() -> None:
+    """Neither the team nor threads of a library, in ms of the 100 that follow."""
+    done = subprocess.run([sys.executable, "-c", IDLE], capture_output=True, text=True, timeout=120, check=True)
+    assert float(done.stdout) < 10, done.stdout

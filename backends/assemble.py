@@ -272,12 +272,8 @@ class Assembler:
         return fresh
 
     def _make_packed(self) -> None:
-        if not self._makers:
-            return
-        from threadpoolctl import threadpool_limits
-
-        # NumPy lets go of the interpreter's lock while it moves elements. BLAS threads would spin for 70 ms thereafter.
-        with threadpool_limits(1, "blas"), ThreadPoolExecutor(default_threads()) as pool:
+        # NumPy lets go of the interpreter's lock while it moves elements
+        with ThreadPoolExecutor(default_threads()) as pool:
             made = pool.map(lambda make: aligned(make()), self._makers.values())
             self.packed.update(zip(self._makers, made, strict=True))
 

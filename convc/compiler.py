@@ -141,7 +141,11 @@ def compile_graph(
             graph, options, passes, force=force, dump_dir=dump_dir, instruments=[*instruments, recorder],
             stop_after=stop_after,
         )  # fmt: skip
-        runnable = build_runnable(graph, options, progress=progress, edit=edit, tune=tune)
+        from threadpoolctl import threadpool_limits
+
+        # Several threads pack constants; teams of BLAS threads would get in their way, and spin for 70 ms thereafter.
+        with threadpool_limits(1, "blas"):
+            runnable = build_runnable(graph, options, progress=progress, edit=edit, tune=tune)
     return CompiledModel(graph, records, options, runnable, recorder.stages)
 
 

@@ -129,15 +129,16 @@ _early: dict[Compiler, subprocess.Popen[str]] = {}
 @contextmanager
 def begun_early(compiler: Compiler) -> Iterator[None]:
     """Start one further process now: what is compiled within finds it ready. It ends unused where nothing is."""
+    mine: subprocess.Popen[str] | None = None
     if compiler not in _early:
         with suppress(OSError):
-            _early[compiler] = _start(compiler)
+            mine = _early[compiler] = _start(compiler)
     try:
         yield
     finally:
-        process = _early.pop(compiler, None)
-        if process is not None:
-            _end(process)
+        if mine is not None and _early.get(compiler) is mine:  # another thread's process is not ours to end
+            _early.pop(compiler, None)
+            _end(mine)
 
 
 @contextmanager
@@ -147,7 +148,8 @@ def workers(count: int, compiler: Compiler) -> Iterator[list[Ask]]:
     try:
         for _ in range(count):
             with suppress(OSError):
-                started.append(_early.pop(compiler) if compiler in _early else _start(compiler))
+                ready = _early.pop(compiler, None)
+                started.append(_start(compiler) if ready is None else ready)
         yield [_asker(process) for process in started]
     finally:
         for process in started:

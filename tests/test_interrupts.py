@@ -22,7 +22,6 @@ def heard() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
-
 def interrupt() -> None:
     os.kill(os.getpid(), signal.SIGINT)
 

@@ -49,7 +49,7 @@ def test_pieces_off_their_rows(pieces: int, threads: int, off: float) -> None:
     assert misplaced(pieces, threads) == pytest.approx(off)
 
 
-def test_the_limit_with_loads_is_below_the_one_without() -> None:
+def test_both_limits_are_of_one_size() -> None:
     one = isa.choose()
     loaded, registers = loaded_multiply_adds_a_second(one), multiply_adds_a_second(one)
     assert 0.2 * registers < loaded < 1.5 * registers  # processors change their clock in between

@@ -15,8 +15,8 @@ LINE = 64
 HUGE = 2 << 20
 
 
-def aligned_bytes(count: int) -> npt.NDArray[np.uint8]:
-    """`count` bytes, uninitialised or zero, starting on a cache line; large ones on a huge page."""
+def aligned_bytes(count: int, *, zero: bool = False) -> npt.NDArray[np.uint8]:
+    """`count` bytes, uninitialised or zero, starting on a cache line; large ones on a huge page, which are zero."""
     if count >= 2 * HUGE:
         area = mmap.mmap(-1, count + HUGE)
         if hasattr(mmap, "MADV_HUGEPAGE"):
@@ -25,7 +25,7 @@ def aligned_bytes(count: int) -> npt.NDArray[np.uint8]:
         whole = np.frombuffer(area, np.uint8)
         start = -whole.ctypes.data % HUGE
     else:
-        whole = np.empty(count + LINE, np.uint8)
+        whole = (np.zeros if zero else np.empty)(count + LINE, np.uint8)
         start = -whole.ctypes.data % LINE
     return whole[start : start + count]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from convc.backends.cpu import conv, winograd_plan
+from convc.backends.cpu import conv, winograd_few, winograd_plan
 from convc.backends.cpu.isa import Isa
 from convc.backends.cpu.split import WEIGHT_BYTES_A_CYCLE
 from convc.backends.cpu.winograd_points import POINTS
@@ -20,15 +20,21 @@ MOST = 5
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Winograd's F(m), or the direct sum where m is 0, in tiles of rows x cols."""
+    """Winograd's F(m), or the direct sum where m is 0, in tiles of rows x cols; `few`: as the kernel for few tiles."""
 
     m: int
     rows: int
     cols: int
+    few: bool = False
 
     def to_json(self) -> list[int]:
-        """Plain JSON values."""
-        return [self.m, self.rows, self.cols]
+        """Plain JSON values: [m, rows, cols], and 1 for the kernel for few tiles."""
+        return [self.m, self.rows, self.cols, *([1] if self.few else [])]
+
+
+def few_tiles(isa: Isa, m: int) -> Choice:
+    """The kernel for few tiles, which knows one register tile alone."""
+    return Choice(m, winograd_few.together(isa, m), 1, True)
 
 
 def read_choices(found: Any, isa: Isa) -> dict[str, Choice]:
@@ -37,11 +43,15 @@ def read_choices(found: Any, isa: Isa) -> dict[str, Choice]:
         return {}
     result: dict[str, Choice] = {}
     for name, value in found.items():
-        if isinstance(value, list) and len(value) == 3 and all(type(part) is int for part in value):
-            choice = Choice(*value)
-            if (choice.rows, choice.cols) in isa.tiles and choice.m in {0, *POINTS}:
+        if isinstance(value, list) and len(value) in {3, 4} and all(type(part) is int for part in value):
+            choice = Choice(*value[:3], few=value[3:] == [1])
+            if choice in [few_tiles(isa, m) for m in POINTS] if value[3:] else _is_known(choice, isa):
                 result[str(name)] = choice
     return result
+
+
+def _is_known(choice: Choice, isa: Isa) -> bool:
+    return (choice.rows, choice.cols) in isa.tiles and choice.m in {0, *POINTS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +84,18 @@ def candidates(isa: Isa, facts: Facts) -> Sequence[tuple[Choice, float]]:
     if facts.flat:
         lines, pixels = 1, lines * pixels
     weights = facts.count * facts.blocks * isa.lanes * 4 / WEIGHT_BYTES_A_CYCLE
+    tiles = [tile for tile in isa.tiles if tile[1] <= facts.blocks] or [(isa.tiles[-1][0], 1)]
     found: list[tuple[Choice, float]] = []
-    for tile in [tile for tile in isa.tiles if tile[1] <= facts.blocks] or [(isa.tiles[-1][0], 1)]:
+    for tile in tiles:
         steps = conv.tile_cycles(isa, tile, facts.blocks, max(facts.count, 1), pixels, lines)
         found.append((Choice(0, *tile), facts.count * steps + weights))
-        for m in POINTS if facts.apart and facts.count else ():
-            total = max(winograd_plan.tiles_in(m, facts.images, facts.height, facts.width, facts.apart), 1)
-            plan = winograd_plan.plan_blocks(isa, m, tile, facts.planes, facts.channels, facts.blocks, total, 1)
-            found.append((Choice(m, *tile), plan.cycles))
+    for m in POINTS if facts.apart and facts.count else ():
+        total = max(winograd_plan.tiles_in(m, facts.images, facts.height, facts.width, facts.apart), 1)
+        for choice in (*(Choice(m, *tile) for tile in tiles), few_tiles(isa, m)):
+            plan = winograd_plan.plan_blocks(
+                isa, m, (choice.rows, choice.cols), facts.planes, facts.channels, facts.blocks, total, 1,
+                few=choice.few,
+            )  # fmt: skip
+            found.append((choice, plan.cycles))
     found.sort(key=lambda one: (one[1], one[0].rows))
     return tuple(one for one in found if one[1] <= WORTH * found[0][1])[:MOST]

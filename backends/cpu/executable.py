@@ -120,11 +120,12 @@ class _Context:
 
     def __init__(self, plan: _Plan) -> None:
         bound = plan.bound
-        self.arena = aligned_bytes(bound.arena_bytes)
+        # kernels multiply beyond what they store: numbers too small for normal ones would make that a hundredfold slow
+        self.arena = aligned_bytes(bound.arena_bytes, zero=True)
         self._bases: Ints = np.zeros(bound.segments, np.int64)
         self._bases[ARENA] = self.arena.ctypes.data
         self._bases[TABLES] = plan.tables.ctypes.data
-        self.scratch = aligned_bytes(bound.scratch_bytes)
+        self.scratch = aligned_bytes(bound.scratch_bytes, zero=True)
         self._bases[SCRATCH] = self.scratch.ctypes.data
         for segment, name in bound.packed_segments():
             self._bases[segment] = bound.program.packed[name].ctypes.data

@@ -10,6 +10,7 @@ the inputs for itself. A dilated convolution is one of the same kind on each of 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from convc.backends.cpu import conv
 from convc.backends.cpu.activations import write_parameters
@@ -19,11 +20,25 @@ from convc.backends.cpu.writer import Writer
 WORDS = 5
 """Facts about a tile in the scratch memory: offsets in x, y and the residual, rows and columns to store."""
 
-ARGUMENTS = [
+SIZES = [
     "x", "u", "bias", "y", "r", "x_planes", "y_planes", "r_planes", "offsets", "planes", "K", "images", "tile_rows",
     "tile_cols", "height", "width", "x_image", "x_row", "y_image", "y_row", "r_image", "r_row", "blocks_out", "T",
-    "parts", "v_point", "p_point", "scratch", "scratch_step",
+    "parts",
 ]  # fmt: skip
+ARGUMENTS = [*SIZES, "v_point", "p_point", "scratch", "scratch_step"]
+
+
+class Epilogue(Protocol):
+    """What the end of a kernel depends on."""
+
+    @property
+    def m(self) -> int: ...
+    @property
+    def apart(self) -> int: ...
+    @property
+    def residual(self) -> bool: ...
+    @property
+    def activation(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +89,13 @@ def emit(spec: WinogradSpec, isa: Isa) -> tuple[str, str]:
         out("block = item // parts", "part = item - block * parts", "first = block * T", "count = total - first")
         out("if count > T: count = T", f"strips = (count + {spec.rows - 1}) // {spec.rows}")
         with out.block("for t in range(count)"):
-            _facts(out, spec, vector)
+            add_facts(out, spec.m, d, vector)
         with out.block("for plane in range(planes)"):
             out("source = x + load_i64(x_planes, plane)", f"to = v + plane * T * {vector}")
             with out.block("for t in range(count)"):
                 out(f"xp = source + load_i64(facts, t * {WORDS})")
-                out(f"winograd_input(xp, x_row * {d}, to + t * {vector}, v_point, {spec.m}, {d}, {isa.lanes})")
+                sizes = f"{spec.m}, {d}, {isa.lanes}"
+                out(f"winograd_input(xp, x_row * {d}, to + t * {vector}, {spec.m + 2} * v_point, v_point, {sizes})")
         out("begin = tiles * part // parts", "end = tiles * (part + 1) // parts", f"base = begin * {spec.cols}")
         with out.block(f"for point in range({spec.points})"), out.block("for tile in range(begin, end)"):
             out(f"block0 = tile * {spec.cols}", f"weights = u + (point * blocks_out + block0) * K * {vector}")
@@ -93,13 +109,12 @@ def emit(spec: WinogradSpec, isa: Isa) -> tuple[str, str]:
                 _multiply(out, spec, isa, spec.cols)
         out(f"stop = end * {spec.cols}", "if stop > blocks_out: stop = blocks_out")
         with out.block("for q in range(base, stop)"):
-            _finish(out, spec, isa, parameters)
+            finish(out, spec, isa, parameters, f"products + ((q - base) * T + t) * {vector}, {spec.m + 2} * p_point, p_point")
     return out.finish()
 
 
-def _facts(out: Writer, spec: WinogradSpec, vector: int) -> None:
-    """Where tile t lies, and how much of it there is."""
-    m, d = spec.m, spec.apart
+def add_facts(out: Writer, m: int, d: int, vector: int) -> None:
+    """Where tile t lies, and how much of it there is. `m`: pixels a side; `d`: pixels between taps."""
     out("image = (first + t) // per_image", "j = first + t - image * per_image")
     if d > 1:
         out("phase = j // per_map", "j -= phase * per_map", f"py = phase // {d}", f"px = phase - py * {d}")
@@ -117,9 +132,11 @@ def _multiply(out: Writer, spec: WinogradSpec, isa: Isa, cols: int) -> None:
     vector = isa.lanes * 4
     with out.block("for strip in range(strips)"):
         out("wp = weights")
-        # each strip fetches a share of the next weights, which follow these: `rate` / 1024 lines a turn of its loop
+        # each strip fetches a share of the next weights, which follow these: `rate` / 1024 lines a turn of its loop, in
+        # four streams, since processors follow each by itself: 2 to 6 % over one, measured
         out(f"rate = {max(cols * vector * spec.unroll // 64, 1) * 1024} // strips", "if rate > 1024: rate = 1024")
         out(f"pos = strip * (K // {spec.unroll}) * rate", f"next = weights + K * {cols * vector}")
+        out(f"quarter = K * {cols * vector} // 256 * 64")
         out(f"xp = v + point * v_point + strip * {spec.rows * vector}")
         half = conv.half_rows(spec.rows, cols == spec.cols)
         if half < spec.rows:
@@ -135,7 +152,7 @@ def _strip(out: Writer, spec: WinogradSpec, isa: Isa, rows: int, cols: int) -> N
     vector, acc = isa.lanes * 4, f"acc{rows}x{cols}"
     out(f"{acc} = tile_zero({rows}, {cols}, {isa.lanes})")
     with out.block(f"for k in range(0, K, {spec.unroll})"):
-        out("later = next + (pos >> 10) * 64", "pos += rate")
+        out("later = next + (pos >> 12) * 64 + (pos >> 10 & 3) * quarter", "pos += rate")
         for turn in range(spec.unroll):
             at_w, fetch = f"wp + {turn * cols * vector}", "None" if turn else "later"
             out(f"at_k = xp + load_i32(offsets, k + {turn}) * 4")
@@ -144,15 +161,16 @@ def _strip(out: Writer, spec: WinogradSpec, isa: Isa, rows: int, cols: int) -> N
     out(f"points_store({acc}, to + strip * {spec.rows * vector}, T * {vector})")
 
 
-def _finish(out: Writer, spec: WinogradSpec, isa: Isa, parameters: str) -> None:
-    """Outputs of one block of channels."""
+def finish(out: Writer, spec: Epilogue, isa: Isa, parameters: str, source: str) -> None:
+    """Outputs of one block of channels q. `source`: where the products of tile t are, the bytes from one row of points
+    to the next, and from one point to the next.
+    """
     vector, d = isa.lanes * 4, spec.apart
     out(f"b = bias + q * {vector}", "yp = y + load_i64(y_planes, q)")
     if spec.residual:
         out("rp = r + load_i64(r_planes, q)")
     with out.block("for t in range(count)"):
-        out(f"at = t * {WORDS}", f"source = products + ((q - base) * T + t) * {vector}")
-        out(f"o = winograd_output(source, p_point, b, {spec.m}, {isa.lanes})")
+        out(f"at = t * {WORDS}", f"o = winograd_output({source}, b, {spec.m}, {isa.lanes})")
         if spec.residual:
             out(f"o = grid_add(o, rp + load_i64(facts, at + 2), r_row * {d}, {d})")
         if spec.activation:

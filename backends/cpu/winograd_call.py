@@ -11,14 +11,15 @@ import numpy as np
 from convc.backends.aligned import aligned_empty
 from convc.backends.assemble import Assembler
 from convc.backends.binding import Binding, Word, offsets_table
-from convc.backends.cpu import conv
+from convc.backends.cpu import conv, winograd, winograd_few
 from convc.backends.cpu.activations import float_word
-from convc.backends.cpu.channels import Channels, Taps, rows_of
+from convc.backends.cpu.channels import Channels, Taps, pack_weights, rows_of
 from convc.backends.cpu.choice import Choice
 from convc.backends.cpu.isa import Isa
-from convc.backends.cpu.winograd import WORDS, WinogradSpec, emit
+from convc.backends.cpu.winograd import WORDS, WinogradSpec
+from convc.backends.cpu.winograd_few import FewSpec
 from convc.backends.cpu.winograd_plan import part_blocks, plan_blocks, tile_grid
-from convc.backends.cpu.winograd_points import transform_kernels
+from convc.backends.cpu.winograd_points import transform_kernels, weigh_kernels
 from convc.backends.program import Ints, Planes, Step
 from convc.ir.graph import Node
 from convc.types import Array
@@ -34,7 +35,7 @@ def eligible(node: Node, kernel: tuple[int, ...], groups: int) -> bool:
 class WinogradCall:
     """One call of the kernel, before sizes are known."""
 
-    spec: WinogradSpec
+    spec: WinogradSpec | FewSpec
     isa: Isa
     plane: Ints
     lane: Ints
@@ -57,15 +58,22 @@ def append(
     asm.need_halo(x, (top, left, bottom + beyond, right + beyond))
     blocks = channels.group_blocks
     inputs = order[0, :, 0]
-    spec = WinogradSpec(
-        choice.m, apart, choice.rows, choice.cols, blocks % choice.cols, conv.unroll_of(isa, "dense", len(inputs)),
-        residual is not None, activation, len(params),
-    )  # fmt: skip
-    count = channels.slots.size * len(inputs) * spec.points
+    epilogue = residual is not None, activation, len(params)
+    spec: WinogradSpec | FewSpec
+    if choice.few:
+        spec = FewSpec(choice.m, apart, choice.rows, *epilogue)
+    else:
+        unroll = conv.unroll_of(isa, "dense", len(inputs))
+        spec = WinogradSpec(choice.m, apart, choice.rows, choice.cols, blocks % choice.cols, unroll, *epilogue)
 
     def pack() -> Array:
+        if choice.few:
+            kernels = weigh_kernels(weights, choice.m).reshape(*weights.shape[:2], -1)
+            columns = inputs[:, None] * 9 + np.arange(9)
+            return pack_weights(kernels.reshape(len(weights), -1), channels, columns.reshape(1, -1), 1)
         return pack_points(transform_kernels(weights, choice.m), channels, inputs, choice.cols)
 
+    count = channels.slots.size * len(inputs) * (9 if choice.few else spec.points)
     call = WinogradCall(
         spec, isa, taps.plane[0], taps.lane[0], (top, left), blocks,
         asm.pack_later(f"{node.name}.u", count, pack), asm.pack(f"{node.name}.b", bias), params,
@@ -74,7 +82,8 @@ def append(
     if residual is not None:
         facts["in_place"] = 1
     reads = (x, residual) if residual is not None else (x,)
-    asm.step(emit(spec, isa), "winograd", node.name, reads, (y,), facts)
+    kernel = winograd_few.emit(spec, isa) if isinstance(spec, FewSpec) else winograd.emit(spec, isa)
+    asm.step(kernel, "winograd", node.name, reads, (y,), facts)
 
 
 def pack_points(points: Array, channels: Channels, inputs: Ints, cols: int) -> Array:
@@ -106,20 +115,31 @@ def arguments(step: Step, bound: Binding) -> Sequence[Word]:
     spec, vector, blocks = call.spec, source.lanes * 4, call.blocks_out
     down, across = tile_grid(spec.m, y.height, y.width, spec.apart)
     total = max(x.images * spec.apart**2 * down * across, 1)
-    tile = spec.rows, spec.cols
-    plan = plan_blocks(call.isa, spec.m, tile, len(x.planes), len(call.plane), blocks, total, bound.threads)
-    part = part_blocks(blocks, spec.cols, plan.parts)
+    few = isinstance(spec, FewSpec)
+    tile = (spec.together, 1) if isinstance(spec, FewSpec) else (spec.rows, spec.cols)
+    plan = plan_blocks(call.isa, spec.m, tile, len(x.planes), len(call.plane), blocks, total, bound.threads, few=few)
+    facts = -(-plan.tiles * WORDS * 8 // 64) * 64
     # a line more than needed, so that the points of a tile do not all fall on one set of a cache
-    v_point, p_point = (len(x.planes) * plan.tiles + 1) * vector, (part * plan.tiles + 1) * vector
-    need = -(-plan.tiles * WORDS * 8 // 64) * 64 + spec.points * (v_point + p_point)
+    if few:
+        plane = (spec.m + 2) * tile[0] * vector
+        v_row = len(x.planes) * plane + vector
+        v_group = (spec.m + 2) * v_row
+        need = facts + -(-plan.tiles // tile[0]) * (v_group + spec.points * tile[0] * vector)
+        last: Sequence[int] = (v_row, v_group)
+    else:
+        part = part_blocks(blocks, tile[1], plan.parts)
+        plane = plan.tiles * vector
+        v_point, p_point = len(x.planes) * plane + vector, part * plane + vector
+        need = facts + spec.points * (v_point + p_point)
+        last = v_point, p_point
     scratch, every = bound.scratch(need)
     top, left = call.padding
-    offsets = call.plane * (plan.tiles * vector) + call.lane * 4
+    offsets = call.plane * plane + call.lane * 4
     residual: Sequence[Word] = (bound.arena, bound.table(r.planes)) if spec.residual else (0, 0)
     return [
         bound.arena + (-top * x.row - left * x.pixel), bound.constant(call.weights), bound.constant(call.bias),
         bound.arena, residual[0], bound.table(x.planes), bound.table(y.planes), residual[1],
         bound.table(offsets_table(offsets, step.node)), len(x.planes), len(offsets), x.images, down, across,
         y.height, y.width, x.image, x.row, y.image, y.row, r.image, r.row, blocks, plan.tiles, plan.parts,
-        v_point, p_point, scratch, every, *(float_word(p) for p in call.params),
+        *last, scratch, every, *(float_word(p) for p in call.params),
     ]  # fmt: skip

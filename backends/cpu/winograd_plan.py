@@ -24,6 +24,9 @@ TRANSFORM_CYCLES = {2: (80.0, 70.0), 4: (250.0, 150.0)}
 FEW_REGISTERS = 1.5
 """Times as long with 16, where the transforms spill."""
 
+FEW_CYCLES = 1.0
+"""Of a multiply-add of the kernel for few tiles: every one loads its own factor."""
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -59,18 +62,20 @@ def part_blocks(blocks_out: int, cols: int, parts: int) -> int:
 
 
 def plan_blocks(
-    isa: Isa, m: int, tile: tuple[int, int], planes: int, channels: int, blocks_out: int, total: int, threads: int
-) -> Plan:
-    """How `total` tiles are cut for some threads."""
+    isa: Isa, m: int, tile: tuple[int, int], planes: int, channels: int, blocks_out: int, total: int, threads: int,
+    *, few: bool = False,
+) -> Plan:  # fmt: skip
+    """How `total` tiles are cut for some threads. `few`: of the kernel for few tiles, whose tile is a group by 1."""
     rows, cols = tile
     points = (m + 2) ** 2
     groups = ceil_div(blocks_out, cols)
     best: Plan | None = None
     for parts in _parts(threads, groups):
         part = part_blocks(blocks_out, cols, parts)
-        bytes_a_tile = points * (planes + part) * isa.lanes * 4
+        bytes_a_tile = points * (planes + (1 if few else part)) * isa.lanes * 4
         for blocks in _counts(ceil_div(total, rows)):
-            size = _in_strips(ceil_div(total, blocks), rows, blocks_out % cols == 0)
+            size = ceil_div(total, blocks)
+            size = ceil_div(size, rows) * rows if few else _in_strips(size, rows, blocks_out % cols == 0)
             if size * bytes_a_tile > MOST_BYTES and size > rows:
                 continue
             pieces = ceil_div(total, size)
@@ -78,7 +83,8 @@ def plan_blocks(
             read, written = (total * m * m * count * isa.lanes * 4 for count in (planes, blocks_out))
             crossing = crossing_cycles(read, written, parts, threads)
             crossing += misplaced(pieces, threads) * (read + written) / APART_BYTES_A_CYCLE if parts == 1 else 0.0
-            cycles = rounds * _item(isa, m, tile, planes, channels, part, size) + crossing
+            item = _item_few if few else _item
+            cycles = rounds * item(isa, m, tile, planes, channels, part, size) + crossing
             if best is None or cycles < best.cycles:
                 best = Plan(m, rows, cols, size, parts, cycles)
     assert best is not None
@@ -117,6 +123,18 @@ def _item(isa: Isa, m: int, tile: tuple[int, int], planes: int, channels: int, b
     weights = points * channels * blocks_out * vector / WEIGHT_BYTES_A_CYCLE
     held = points * size * (planes + blocks_out) * vector
     far = 2 * max(held - CACHE_BYTES, 0) / FAR_BYTES_A_CYCLE
+    return multiply + weights + far + _transforms(isa, m, planes, blocks_out, size)
+
+
+def _item_few(isa: Isa, m: int, tile: tuple[int, int], planes: int, channels: int, blocks_out: int, size: int) -> float:
+    rows = m + 2
+    combined = 2 * 3 * (rows - 2) + 6 * rows  # multiply-adds that transform a kernel, row by row
+    step = (rows * rows * tile[0] + combined) * FEW_CYCLES
+    weights = 9 * channels * blocks_out * isa.lanes * 4 / WEIGHT_BYTES_A_CYCLE
+    multiply = channels * blocks_out * ceil_div(size, tile[0]) * step
+    return max(multiply, weights) + _transforms(isa, m, planes, blocks_out, size)
+
+
+def _transforms(isa: Isa, m: int, planes: int, blocks_out: int, size: int) -> float:
     into, out_of = TRANSFORM_CYCLES[m]
-    transforms = size * (planes * into + blocks_out * out_of) * (1.0 if isa.registers >= 32 else FEW_REGISTERS)
-    return multiply + weights + transforms + far
+    return size * (planes * into + blocks_out * out_of) * (1.0 if isa.registers >= 32 else FEW_REGISTERS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -19,16 +21,36 @@ AT_A_TIME = 8192
 
 
 def matrices(m: int) -> tuple[Matrix, Matrix, Matrix]:
-    """A^T [m, n], G [n, 3] and B^T [n, n] of F(m, 3), n = m + 2, by Cook and Toom from POINTS and infinity."""
+    """A^T [m, n], G [n, 3] and B^T [n, n] of F(m, 3), n = m + 2, by Cook and Toom from POINTS and infinity.
+
+    Factors that make it exact are in A^T, so that G is `whole_matrix` of kernels that `weigh_kernels` has weighed.
+    """
     points = POINTS[m]
-
-    def powers(columns: int) -> Matrix:
-        finite = np.array([[p**j for j in range(columns)] for p in points])
-        return np.vstack([finite, np.eye(columns)[-1]])
-
-    scale = [np.prod([p - q for q in points if q != p]) for p in points] + [1.0]
+    scale = [np.prod([p - q for q in points if q != p]) for p in points] + [_smallest(m) ** 2]
     rows = [np.append(np.poly([q for q in points if q != p])[::-1], 0.0) for p in points] + [np.poly(points)[::-1]]
-    return powers(m).T, powers(3) / np.array(scale)[:, None], np.array(rows)
+    return _powers(points, m).T / np.array(scale), whole_matrix(m) * _smallest(m) ** np.arange(3), np.array(rows)
+
+
+def _powers(points: Sequence[float], columns: int) -> Matrix:
+    """The powers of each point, a point a row, and of infinity."""
+    finite = np.array([[p**j for j in range(columns)] for p in points])
+    return np.vstack([finite, np.eye(columns)[-1]])
+
+
+def whole_matrix(m: int) -> Matrix:
+    """G for kernels that `weigh_kernels` has weighed: powers of the points, counted in the smallest: small integers."""
+    return _powers([p / _smallest(m) for p in POINTS[m]], 3)
+
+
+def _smallest(m: int) -> float:
+    return min(p for p in POINTS[m] if p > 0)
+
+
+def weigh_kernels(weights: Array, m: int) -> Array:
+    """Kernels [out, in, 3, 3] as `whole_matrix` takes them: row and column j times the smallest point to the j-th."""
+    powers = _smallest(m) ** np.arange(3)
+    weighed: Array = (weights * np.outer(powers, powers)).astype(np.float32)
+    return weighed
 
 
 def transform_kernels(weights: Array, m: int) -> Array:

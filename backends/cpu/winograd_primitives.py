@@ -13,10 +13,10 @@ import numpy as np
 from numba import types
 from numba.extending import intrinsic
 
-from convc.backends.cpu.primitives import I64, Tile, Value, fma, literal, load_vector, pointer, store_vector
+from convc.backends.cpu.primitives import F32, I64, Tile, Value, fma, literal, load_vector, pointer, splat, store_vector
 from convc.backends.cpu.tiles import tile_join, tile_parts
 from convc.backends.cpu.vecmath import const
-from convc.backends.cpu.winograd_points import Matrix, matrices
+from convc.backends.cpu.winograd_points import Matrix, matrices, whole_matrix
 
 
 def _combine(builder: Any, row: Sequence[float], vectors: Sequence[Value]) -> Value:
@@ -60,7 +60,7 @@ def _times(builder: Any, matrix: Matrix, vectors: Sequence[Value]) -> list[Value
         parts = [np.where(np.arange(len(row)) % 2 == parity, row, 0.0) for parity in (0, 1)]
         if mirror is None or not all(part.any() for part in parts):
             continue
-        factors = [float(part[np.flatnonzero(part)[-1]]) for part in parts]
+        factors = [1.0 if 1.0 in part else float(part[np.flatnonzero(part)[-1]]) for part in parts]
         halves = [_combine(builder, list(part / factor), vectors) for part, factor in zip(parts, factors, strict=True)]
         for index, sign in ((i, 1.0), (mirror, -1.0)):
             done[index] = _combine(builder, [factors[0], sign * factors[1]], halves)
@@ -74,9 +74,11 @@ def _both_sides(builder: Any, matrix: Matrix, grid: Sequence[Sequence[Value]]) -
 
 
 @intrinsic(prefer_literal=True)
-def winograd_input(typingctx: Any, x: Any, row: Any, v: Any, point: Any, m: Any, apart: Any, lanes: Any) -> Any:
-    """Transform the inputs at x (rows `row` bytes, columns `apart` pixels apart); write the points to v, `point` bytes
-    apart.
+def winograd_input(
+    typingctx: Any, x: Any, row: Any, v: Any, line: Any, point: Any, m: Any, apart: Any, lanes: Any
+) -> Any:
+    """Transform the inputs at x (rows `row` bytes, columns `apart` pixels apart); write the points to v, their rows
+    `line` bytes, the points of a row `point` bytes apart.
     """
     size, gap, width = literal(m, "m"), literal(apart, "apart"), literal(lanes, "lanes")
 
@@ -85,32 +87,63 @@ def winograd_input(typingctx: Any, x: Any, row: Any, v: Any, point: Any, m: Any,
         lines = [builder.add(args[0], builder.mul(args[1], I64(i))) for i in range(n)]
         grid = [[load_vector(builder, line, width, j * gap * width * 4) for j in range(n)] for line in lines]
         done = _both_sides(builder, matrices(size)[2], grid)
+        steps = [builder.mul(args[4], I64(j)) for j in range(n)]
         for i in range(n):
+            start = builder.add(args[2], builder.mul(args[3], I64(i)))
             for j in range(n):
-                at = builder.add(args[2], builder.mul(args[3], I64(i * n + j)))
-                store_vector(builder, done[i][j], at)
+                store_vector(builder, done[i][j], builder.add(start, steps[j]))
         return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 4, m, apart, lanes), codegen
+    return types.void(*[types.int64] * 5, m, apart, lanes), codegen
 
 
 @intrinsic(prefer_literal=True)
-def winograd_output(typingctx: Any, source: Any, point: Any, bias: Any, m: Any, lanes: Any) -> Any:
-    """The m x m outputs of a tile, row by row, from points `point` bytes apart, plus the vector at `bias`."""
+def points_fma(typingctx: Any, tile: Any, x: Any, w: Any, line: Any, m: Any) -> Any:
+    """tile[j, t] += float at (x + (j * tiles + t) vectors) * point j of a row of the transformed kernels at w.
+
+    The nine vectors at w are kernels that `weigh_kernels` has weighed. `line` is the row of points: 0 for the first and
+    the last, which are rows of the kernels themselves and begin at w; else its point, counted in the smallest.
+    """
+    size = literal(m, "m")
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Sequence[Value]) -> Value:
+        tile_value, x, w, line, _ = args
+        width = tile.lanes * 4
+        g = [[load_vector(builder, w, tile.lanes, (3 * a + b) * width) for b in range(3)] for a in range(3)]
+        kernel = g[0]
+        if not isinstance(signature.args[3], types.IntegerLiteral):
+            point = builder.sitofp(line, F32)
+            factors = splat(builder, point, tile.lanes), splat(builder, builder.fmul(point, point), tile.lanes)
+            kernel = [fma(builder, g[1][b], factors[0], fma(builder, g[2][b], factors[1], g[0][b])) for b in range(3)]
+        points = _times(builder, whole_matrix(size), kernel)
+        parts = tile_parts(builder, tile, tile_value)
+        for index in range(len(parts)):
+            at = pointer(builder, x, F32, index * width)
+            factor = splat(builder, builder.load(at, align=4), tile.lanes)
+            parts[index] = fma(builder, factor, points[index // tile.cols], parts[index])
+        return tile_join(builder, tile, parts)
+
+    return tile(tile, types.int64, types.int64, line, m), codegen
+
+
+@intrinsic(prefer_literal=True)
+def winograd_output(typingctx: Any, source: Any, line: Any, point: Any, bias: Any, m: Any, lanes: Any) -> Any:
+    """The m x m outputs of a tile, row by row, plus the vector at `bias`, from points whose rows are `line` bytes apart,
+    the points of a row `point` bytes.
+    """
     size, width = literal(m, "m"), literal(lanes, "lanes")
     kind = Tile(size * size, 1, width)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Sequence[Value]) -> Value:
         n = size + 2
-        grid = [
-            [load_vector(builder, builder.add(args[0], builder.mul(args[1], I64(i * n + j))), width) for j in range(n)]
-            for i in range(n)
-        ]
-        shift = load_vector(builder, args[2], width)
+        lines = [builder.add(args[0], builder.mul(args[1], I64(i))) for i in range(n)]
+        steps = [builder.mul(args[2], I64(j)) for j in range(n)]
+        grid = [[load_vector(builder, builder.add(line, step), width) for step in steps] for line in lines]
+        shift = load_vector(builder, args[3], width)
         done = _both_sides(builder, matrices(size)[0], grid)
         return tile_join(builder, kind, [builder.fadd(value, shift) for line in done for value in line])
 
-    return kind(*[types.int64] * 3, m, lanes), codegen
+    return kind(*[types.int64] * 4, m, lanes), codegen
 
 
 @intrinsic(prefer_literal=True)
@@ -186,6 +219,6 @@ def tile_zero(typingctx: Any, rows: Any, cols: Any, lanes: Any) -> Any:
 
 
 VOCABULARY: dict[str, Any] = {
-    "winograd_input": winograd_input, "winograd_output": winograd_output, "grid_store": grid_store,
+    "winograd_input": winograd_input, "points_fma": points_fma, "winograd_output": winograd_output, "grid_store": grid_store,
     "grid_add": grid_add, "points_store": points_store, "store_i64": store_i64, "tile_zero": tile_zero,
 }  # fmt: skip

@@ -11,7 +11,7 @@ import pytest
 
 import convc
 from convc.backends.cpu import tune
-from convc.backends.cpu.choice import Choice, Facts, candidates, read_choices
+from convc.backends.cpu.choice import Choice, Facts, candidates, few_tiles, read_choices
 from convc.backends.cpu.isa import ISAS
 from convc.interp import run_graph
 from convc.ir.graph import Graph
@@ -87,7 +87,8 @@ def test_a_damaged_file_costs_measuring_again(folder: Path) -> None:
 def test_only_tiles_of_the_instruction_set_are_read() -> None:
     isa = ISAS["avx512"]
     found = {"a": [0, 14, 2], "b": [4, 6, 4], "c": [3, 6, 4], "d": [0, 15, 2], "e": [0, 14], "f": [0, 14.0, 2]}
-    assert read_choices(found, isa) == {"a": Choice(0, 14, 2), "b": Choice(4, 6, 4)}
+    found |= {"g": [4, 4, 1, 1], "h": [4, 5, 1, 1], "i": [0, 4, 1, 1], "j": [4, 4, 1, 2], "k": [4, 6, 4, 0]}
+    assert read_choices(found, isa) == {"a": Choice(0, 14, 2), "b": Choice(4, 6, 4), "g": few_tiles(isa, 4)}
     assert read_choices([1], isa) == read_choices(None, isa) == {}
 
 

@@ -8,7 +8,7 @@ import pytest
 import convc
 from convc.backends.cpu import choice, convolution, winograd_plan
 from convc.backends.cpu.isa import ISAS, Isa
-from convc.backends.cpu.winograd_points import POINTS, matrices, transform_kernels
+from convc.backends.cpu.winograd_points import POINTS, matrices, transform_kernels, weigh_kernels, whole_matrix
 from convc.interp import run_graph
 from convc.ir.graph import Graph
 
@@ -22,20 +22,20 @@ def network(channels: int, out: int, padding: tuple[int, int, int, int], residua
     return b.finish(y)
 
 
-@pytest.fixture(params=sorted(POINTS))
-def always(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """F(m) wherever it can be, however long it is predicted to take."""
-    m = int(request.param)
+@pytest.fixture(params=[(m, few) for m in sorted(POINTS) for few in (False, True)], ids=str)
+def always(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """F(m), as the kernel for few tiles or not, wherever it can be, however long it is predicted to take: in its name."""
+    m, few = request.param
     every = choice.candidates.__wrapped__
     monkeypatch.setattr(choice, "WORTH", np.inf)
     monkeypatch.setattr(choice, "MOST", None)
 
     def only(isa: Isa, facts: choice.Facts) -> list[tuple[choice.Choice, float]]:
         found = every(isa, facts)
-        return [one for one in found if one[0].m == m] or found
+        return [one for one in found if (one[0].m, one[0].few) == (m, few)] or found
 
     monkeypatch.setattr(convolution, "candidates", only)
-    return m
+    return f"_f{m}3_few" if few else f"_f{m}3_"
 
 
 @pytest.mark.parametrize("m", sorted(POINTS))
@@ -60,12 +60,12 @@ def test_matrices_compute_the_convolution(m: int) -> None:
     ],
 )
 def test_equals_the_interpreter(
-    always: int, channels: int, out: int, padding: tuple[int, int, int, int], residual: bool, dilation: int
+    always: str, channels: int, out: int, padding: tuple[int, int, int, int], residual: bool, dilation: int
 ) -> None:
     graph = network(channels, out, padding, residual, dilation)
     model, team = (convc.compile(graph, threads=threads) for threads in (1, 3))
     (step,) = (s for s in model.program.steps if s.family == "winograd")
-    assert f"_f{always}3_" in step.kernel
+    assert always in step.kernel and always.endswith("few") == ("few" in step.kernel)
     for images, height, width in ((1, 9, 9), (3, 14, 7), (2, 3, 5), (1, 40, 31)):
         x = np.random.default_rng(height).standard_normal((images, channels, height, width)).astype(np.float32)
         expected = next(iter(run_graph(graph, {"x": x}, dtype="float64").values()))
@@ -75,13 +75,22 @@ def test_equals_the_interpreter(
         np.testing.assert_array_equal(model(x[-1:]), found[-1:])
 
 
-def test_weights_that_are_not_finite_are_not_transformed(always: int) -> None:
+def test_weights_that_are_not_finite_are_not_transformed(always: str) -> None:
     b = convc.Builder("inf", seed=0)
     w = np.ones((16, 16, 3, 3), np.float32)
     w[3, 5, 0, 0] = np.inf
     model = convc.compile(b.finish(b.conv2d(b.input("x", (1, 16, 8, 8)), w)), threads=1)
     assert "winograd" not in {step.family for step in model.program.steps}
     assert np.isinf(model(np.ones((1, 16, 8, 8), np.float32))[0, 3]).all()
+
+
+@pytest.mark.parametrize("m", sorted(POINTS))
+def test_weighed_kernels_and_whole_factors_give_the_same_points(m: int) -> None:
+    w = np.random.default_rng(m).standard_normal((3, 5, 3, 3))
+    factors = whole_matrix(m)
+    np.testing.assert_array_equal(factors, np.rint(factors))
+    points = (factors @ weigh_kernels(w, m).astype(np.float64) @ factors.T).reshape(3, 5, -1)
+    np.testing.assert_allclose(points, transform_kernels(w, m).transpose(1, 2, 0), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 7])
@@ -97,18 +106,25 @@ def test_plans_cover_all_tiles_within_the_scratch_memory(threads: int, total: in
             assert plan.parts <= -(-blocks // tile[1])
             held = 36 * plan.tiles * 2 * blocks * isa.lanes * 4
             assert plan.tiles <= tile[0] or held <= 2 * winograd_plan.MOST_BYTES
+            group = choice.few_tiles(isa, 4).rows
+            plan = winograd_plan.plan_blocks(isa, 4, (group, 1), blocks, 16, blocks, total, threads, few=True)
+            assert plan.tiles % group == 0 and 1 <= plan.parts <= min(max(threads, 1), blocks)
 
 
 def test_is_chosen_where_it_pays_and_only_there() -> None:
-    def families(kernel: int, channels: int, size: int, **options: int) -> set[str]:
+    def kernels(kernel: int, channels: int, size: int, **options: int) -> set[str]:
         b = convc.Builder("chosen", seed=0)
         x, padding = b.input("x", (1, channels, size, size)), kernel // 2 * options.get("dilation", 1)
         y = b.conv(x, channels, kernel=kernel, padding=padding, **options)
-        return {step.family for step in convc.compile(b.finish(y), threads=1).program.steps}
+        return {step.kernel for step in convc.compile(b.finish(y), threads=1).program.steps}
 
-    assert "winograd" in families(3, 64, 28)
-    assert "winograd" in families(3, 64, 28, dilation=2)
+    def is_winograd(*facts: int, **options: int) -> bool:
+        return any("winograd" in kernel for kernel in kernels(*facts, **options))
+
+    assert is_winograd(3, 64, 28)
+    assert is_winograd(3, 64, 28, dilation=2)
+    assert any("few" in kernel for kernel in kernels(3, 512, 7))
     for kernel, channels, size, options in (
         (3, 64, 28, {"stride": 2}), (3, 64, 28, {"groups": 2}), (5, 64, 28, {}), (3, 8, 28, {}),
     ):  # fmt: skip
-        assert "winograd" not in families(kernel, channels, size, **options)
+        assert not is_winograd(kernel, channels, size, **options)

@@ -1,0 +1,117 @@
+"""Winograd's convolution F(m x m, 3 x 3) for few tiles: kernels are transformed in registers, on their way.
+
+Where tiles are few, weights are read for few multiplications, and transformed ones are (m + 2)^2 / 9 times as many. Here
+they stay as they are in memory. A step takes one input channel of a group of tiles and one block of output channels: of
+one row of points, it combines the kernel's rows, then the points of that row, and multiplies each by all tiles of the
+group. A chunk of input channels passes through all rows of points while its kernels lie in the first-level cache; sums
+wait in scratch memory between chunks. Transforms of inputs and outputs are those of `winograd.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from convc.backends.cpu.activations import write_parameters
+from convc.backends.cpu.isa import Isa
+from convc.backends.cpu.winograd import SIZES, WORDS, add_facts, finish
+from convc.backends.cpu.writer import Writer
+
+ARGUMENTS = [*SIZES, "v_row", "v_group", "scratch", "scratch_step"]
+
+CHUNK = 32
+"""Input channels of a chunk: 18 KB of kernels of 16 lanes."""
+STREAMS = 3
+"""In which the next kernels are fetched: processors follow each by itself. 20 % over one, measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class FewSpec:
+    """What changes the instructions: output tile `m`, `apart` pixels between taps, tiles of a group, the epilogue."""
+
+    m: int
+    apart: int
+    together: int
+    residual: bool
+    activation: str
+    params: int
+
+    @property
+    def points(self) -> int:
+        return (self.m + 2) ** 2
+
+    def name(self, isa: Isa) -> str:
+        """The kernel's name: its facts in order."""
+        facts = ["f32", "winograd", f"f{self.m}3", "few"] + [f"d{self.apart}"] * (self.apart > 1)
+        facts += [f"{self.m + 2}x{self.together}"]
+        facts += ["add"] * self.residual + ([self.activation] if self.activation else [])
+        return "_".join(facts) + f"__{isa.name}"
+
+
+def together(isa: Isa, m: int) -> int:
+    """Tiles of a group: as many as leave registers for three rows of a kernel and the points that come of them."""
+    return max((isa.registers - 4) // (m + 2), 1)
+
+
+def emit(spec: FewSpec, isa: Isa) -> tuple[str, str]:
+    """Name and source of the kernel."""
+    about = "*_planes, offsets: tables; T: tiles in a block; v_row: bytes from one row of points to the next; v_group: "
+    about += "from one\ngroup of tiles to the next; the rest: sizes, strides"
+    out = Writer(spec.name(isa), ARGUMENTS, about)
+    parameters = write_parameters(out, spec.params, len(ARGUMENTS), isa.lanes)
+    vector, d, g, n = isa.lanes * 4, spec.apart, spec.together, spec.m + 2
+    out("per_map = tile_rows * tile_cols", f"per_image = per_map * {d * d}", "total = images * per_image")
+    out("blocks = (total + T - 1) // T", "facts = scratch + thread * scratch_step")
+    out(f"v = facts + (T * {WORDS * 8} + 63) // 64 * 64", f"products = v + (T + {g - 1}) // {g} * v_group")
+    with out.share("blocks * parts", "item"):
+        out("block = item // parts", "part = item - block * parts", "first = block * T", "count = total - first")
+        out("if count > T: count = T", f"groups = (count + {g - 1}) // {g}")
+        with out.block("for t in range(count)"):
+            add_facts(out, spec.m, d, vector)
+        with out.block("for plane in range(planes)"):
+            out("source = x + load_i64(x_planes, plane)")
+            with out.block("for t in range(count)"):
+                out(f"group = t // {g}", f"to = v + group * v_group + plane * {n * g * vector}")
+                out(f"xp = source + load_i64(facts, t * {WORDS})", f"to += (t - group * {g}) * {vector}")
+                sizes = f"{spec.m}, {d}, {isa.lanes}"
+                out(f"winograd_input(xp, x_row * {d}, to, v_row, {g * vector}, {sizes})")
+        out("begin = blocks_out * part // parts", "end = blocks_out * (part + 1) // parts")
+        with out.block("for q in range(begin, end)"):
+            _multiply(out, spec, isa)
+            at = f"products + (t // {g}) * {spec.points * g * vector} + (t - t // {g} * {g}) * {n * vector}"
+            finish(out, spec, isa, parameters, f"{at}, {n * g * vector}, {vector}")
+    return out.finish()
+
+
+def _multiply(out: Writer, spec: FewSpec, isa: Isa) -> None:
+    """Products of all tiles of the block and one block of output channels, summed over all input channels."""
+    vector, g, n = isa.lanes * 4, spec.together, spec.m + 2
+    line = n * g * vector
+    out(f"weights = u + q * K * {9 * vector}", "start = 0")
+    with out.block("while start < K"):
+        out(f"stop = start + {CHUNK}", "if stop > K: stop = K", f"ahead = weights + stop * {9 * vector}")
+        # the first group fetches the kernels of the next chunk, which follow these, in three streams
+        out("pos = 0", f"rate = {9 * vector * 1024 // 64 // n // STREAMS}")
+        with out.block("for group in range(groups)"), out.block(f"for row in range({n})"):
+            out("xp = v + group * v_group + row * v_row")
+            out(f"sum = products + (group * {n} + row) * {line}", f"wp = weights + start * {9 * vector}")
+            with out.block("if start == 0"):
+                out(f"acc = tile_zero({n}, {g}, {isa.lanes})")
+            with out.block("else"):
+                out(f"acc = tile_load(sum, {n}, {g}, {isa.lanes})")
+            with out.block(f"if row == 0 or row == {n - 1}"):
+                out(f"if row > 0: wp += {6 * vector}")
+                _steps(out, spec, isa, "0")
+            with out.block("else"):
+                out("point = (row + 1) // 2", "if row - row // 2 * 2 == 0: point = -point")
+                _steps(out, spec, isa, "point")
+            out(f"points_store(acc, sum, {n * vector})", f"if row == {n - 1}: rate = 0")
+        out("start = stop")
+
+
+def _steps(out: Writer, spec: FewSpec, isa: Isa, point: str) -> None:
+    vector = isa.lanes * 4
+    with out.block("for k in range(start, stop)"):  # one step a turn: with two, LLVM spills accumulators
+        for stream in range(STREAMS):
+            out(f"fetch(ahead + (pos >> 10) * 64 + {stream * CHUNK * 9 * vector // STREAMS})")
+        out("pos += rate", f"acc = points_fma(acc, xp + load_i32(offsets, k) * 4, wp, {point}, {spec.m})")
+        out(f"wp += {9 * vector}")

@@ -86,6 +86,11 @@ class Dim:
             return _normal(whole)
         whole.pop((), None)
         quotient, remainder = divmod(constant, other)
+        inner = _only_quotient(rest)
+        if inner is not None and other > 0:  # (a//b + c)//d = (a + b*c)//(b*d)
+            return _normal(whole) + quotient + (inner.numerator + remainder * inner.denominator) // (
+                inner.denominator * other
+            )
         rest[()] = remainder
         if quotient:
             whole[()] = quotient
@@ -134,13 +139,17 @@ class Dim:
             product: Size = factor
             for atom in monomial:
                 if isinstance(atom, str):
-                    product = product * sizes.get(atom, Dim.symbol(atom))
+                    product = product * (sizes[atom] if atom in sizes else Dim.symbol(atom))
                 else:
                     product = product * (atom.numerator.bind(sizes) // bind(atom.denominator, sizes))
             total = total + product
         return total
 
     def __str__(self) -> str:
+        return self._text
+
+    @cached_property
+    def _text(self) -> str:
         parts: list[str] = []
         for monomial, factor in self.terms:
             sign, size = ("-" if factor < 0 else "+"), abs(factor)
@@ -157,6 +166,15 @@ class Dim:
 
 
 Size = int | Dim
+
+
+def _only_quotient(terms: Mapping[Monomial, int]) -> FloorDiv | None:
+    """The one term where it is a quotient by an int, once."""
+    ((monomial, factor), *others) = terms.items()
+    if others or factor != 1 or len(monomial) != 1:
+        return None
+    (atom,) = monomial
+    return atom if isinstance(atom, FloorDiv) and isinstance(atom.denominator, int) else None
 
 
 def _wrap(size: Size) -> str:

@@ -44,8 +44,9 @@ def read_choices(found: Any, isa: Isa) -> dict[str, Choice]:
     result: dict[str, Choice] = {}
     for name, value in found.items():
         if isinstance(value, list) and len(value) in {3, 4} and all(type(part) is int for part in value):
-            choice = Choice(*value[:3], few=value[3:] == [1])
-            if choice in [few_tiles(isa, m) for m in POINTS] if value[3:] else _is_known(choice, isa):
+            m, rows, cols, *few = value
+            choice = Choice(m, rows, cols, few == [1])
+            if choice in [few_tiles(isa, m) for m in POINTS] if few else _is_known(choice, isa):
                 result[str(name)] = choice
     return result
 

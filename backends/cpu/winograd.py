@@ -109,7 +109,8 @@ def emit(spec: WinogradSpec, isa: Isa) -> tuple[str, str]:
                 _multiply(out, spec, isa, spec.cols)
         out(f"stop = end * {spec.cols}", "if stop > blocks_out: stop = blocks_out")
         with out.block("for q in range(base, stop)"):
-            finish(out, spec, isa, parameters, f"products + ((q - base) * T + t) * {vector}, {spec.m + 2} * p_point, p_point")
+            at = f"products + ((q - base) * T + t) * {vector}"
+            finish(out, spec, isa, parameters, f"{at}, {spec.m + 2} * p_point, p_point")
     return out.finish()
 
 

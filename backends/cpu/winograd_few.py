@@ -1,10 +1,10 @@
 """Winograd's convolution F(m x m, 3 x 3) for few tiles: kernels are transformed in registers, on their way.
 
-Where tiles are few, weights are read for few multiplications, and transformed ones are (m + 2)^2 / 9 times as many. Here
-they stay as they are in memory. A step takes one input channel of a group of tiles and one block of output channels: of
-one row of points, it combines the kernel's rows, then the points of that row, and multiplies each by all tiles of the
-group. A chunk of input channels passes through all rows of points while its kernels lie in the first-level cache; sums
-wait in scratch memory between chunks. Transforms of inputs and outputs are those of `winograd.py`.
+Where tiles are few, weights are read for few multiplications, and transformed ones are (m + 2)^2 / 9 times as many.
+Here they stay as they are in memory. A step takes one input channel of a group of tiles and one block of output
+channels: of one row of points, it combines the kernel's rows, then the points of that row, and multiplies each by all
+tiles of the group. A chunk of input channels passes through all rows of points while its kernels lie in the first-level
+cache; sums wait in scratch memory between chunks. Transforms of inputs and outputs are those of `winograd.py`.
 """
 
 from __future__ import annotations

@@ -128,8 +128,8 @@ def points_fma(typingctx: Any, tile: Any, x: Any, w: Any, line: Any, m: Any) -> 
 
 @intrinsic(prefer_literal=True)
 def winograd_output(typingctx: Any, source: Any, line: Any, point: Any, bias: Any, m: Any, lanes: Any) -> Any:
-    """The m x m outputs of a tile, row by row, plus the vector at `bias`, from points whose rows are `line` bytes apart,
-    the points of a row `point` bytes.
+    """The m x m outputs of a tile, row by row, plus the vector at `bias`, from points whose rows are `line` bytes
+    apart, the points of a row `point` bytes.
     """
     size, width = literal(m, "m"), literal(lanes, "lanes")
     kind = Tile(size * size, 1, width)
@@ -219,6 +219,7 @@ def tile_zero(typingctx: Any, rows: Any, cols: Any, lanes: Any) -> Any:
 
 
 VOCABULARY: dict[str, Any] = {
-    "winograd_input": winograd_input, "points_fma": points_fma, "winograd_output": winograd_output, "grid_store": grid_store,
-    "grid_add": grid_add, "points_store": points_store, "store_i64": store_i64, "tile_zero": tile_zero,
+    "winograd_input": winograd_input, "points_fma": points_fma, "winograd_output": winograd_output,
+    "grid_store": grid_store, "grid_add": grid_add, "points_store": points_store, "store_i64": store_i64,
+    "tile_zero": tile_zero,
 }  # fmt: skip

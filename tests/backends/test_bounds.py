@@ -35,7 +35,7 @@ def copy(array):
     found[...] = array
     return found
 
-executable.aligned_bytes = lambda count: guarded(-(-count // 64) * 64)[:count]
+executable.aligned_bytes = lambda count, **_: guarded(-(-count // 64) * 64)[:count]
 assemble.aligned = lambda array: copy(np.ascontiguousarray(array).reshape(np.shape(array)))
 
 def run(b, *ends):

@@ -209,7 +209,9 @@ def test_nan_and_infinity_pass(target: str) -> None:
     b = Builder("special", seed=1)
     x = b.input("x", given.shape)
     w = np.random.default_rng(2).normal(size=(5, 19, 3, 3)).astype(np.float32)
-    ends = [b.conv2d(x, w), b.conv2d(x, w, padding=(1, 1, 1, 1), stride=(2, 2)), b.conv(x, 19, kernel=3, groups=19)]
+    # 3x2: Winograd's 3x3 carries them through a tile, see test_winograd.py
+    ends = [b.conv2d(x, w[..., 1:]), b.conv2d(x, w, padding=(1, 1, 1, 1), stride=(2, 2))]
+    ends += [b.conv(x, 19, kernel=3, groups=19)]
     w = w.copy()
     w[2, 1, 1, 1], w[3, 0, 0, 2] = np.inf, np.nan
     ends += [b.conv2d(x, w), b.max_pool2d(x, kernel=(2, 2), padding=(1, 0, 0, 1)), b.avg_pool2d(x, kernel=(3, 3))]

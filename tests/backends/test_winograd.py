@@ -24,7 +24,7 @@ def network(channels: int, out: int, padding: tuple[int, int, int, int], residua
 
 @pytest.fixture(params=[(m, few) for m in sorted(POINTS) for few in (False, True)], ids=str)
 def always(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """F(m), as the kernel for few tiles or not, wherever it can be, however long it is predicted to take: in its name."""
+    """F(m), for few tiles or not, wherever it can be, however long it is predicted to take: a part of its name."""
     m, few = request.param
     every = choice.candidates.__wrapped__
     monkeypatch.setattr(choice, "WORTH", np.inf)
@@ -82,6 +82,20 @@ def test_weights_that_are_not_finite_are_not_transformed(always: str) -> None:
     model = convc.compile(b.finish(b.conv2d(b.input("x", (1, 16, 8, 8)), w)), threads=1)
     assert "winograd" not in {step.family for step in model.program.steps}
     assert np.isinf(model(np.ones((1, 16, 8, 8), np.float32))[0, 3]).all()
+
+
+def test_what_is_not_finite_stays_within_its_tiles(always: str) -> None:
+    graph = network(17, 20, (1, 1, 1, 1), False)
+    model, m = convc.compile(graph, threads=1), int(always[2])
+    x = np.random.default_rng(0).standard_normal((2, 17, 13, 11)).astype(np.float32)
+    clean = model(x)
+    x[1, 16, 4, 6] = np.nan  # a tile of outputs from (i, j) on reads inputs from (i - 1, j - 1) to (i + m, j + m)
+    touched = [range(-(-(at - m) // m) * m, (at + 1) // m * m + m) for at in (4, 6)]
+    spread = np.zeros(clean.shape, bool)
+    spread[1][np.ix_(range(20), *(range(max(r.start, 0), r.stop) for r in touched))] = True
+    found = model(x)
+    assert np.isnan(found[1, :, 3:6, 5:8]).all()
+    np.testing.assert_array_equal(found[~spread], clean[~spread])
 
 
 @pytest.mark.parametrize("m", sorted(POINTS))

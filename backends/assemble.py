@@ -81,6 +81,9 @@ class Assembler:
         """What was chosen for nodes by name, where the target leaves a choice; otherwise it predicts."""
         self.candidates: dict[str, Sequence[Any]] = {}
         """What could have been chosen, the likely best first."""
+        self.gaps: Mapping[str, bool] = {}
+        """Whether the rows of what a node reads have gaps between them, where a lowering before this one found it."""
+        self._expected: dict[str, tuple[Planes, bool]] = {}
 
     def is_given(self, name: str) -> bool:
         """Whether a packed constant comes from an artifact, so that its source need not be read."""
@@ -196,6 +199,21 @@ class Assembler:
     def need_halo(self, planes: Planes, halo: Halo) -> None:
         """Ask for at least this many zero rows and columns around a value."""
         self._grow(self._root(self.buffers[planes.planes[0][0]].group), halo)
+
+    def has_gaps(self, node: str, x: Planes, expected: bool) -> bool:
+        """Whether there will be a halo beside the rows that a node reads: found before, else as expected."""
+        gaps = self.gaps.get(node, expected)
+        self._expected[node] = x, gaps
+        return gaps
+
+    def surprises(self) -> dict[str, bool]:
+        """Whether rows have gaps, for all nodes that asked, where one was told otherwise: a halo is known last."""
+        found = {node: self._gap(x) for node, (x, _) in self._expected.items()}
+        return found if any(gap != found[node] for node, (_, gap) in self._expected.items()) else {}
+
+    def _gap(self, x: Planes) -> bool:
+        _, left, _, right = self._halos.get(self._root(self.buffers[x.planes[0][0]].group), (0, 0, 0, 0))
+        return bool(left or right)
 
     def join(self, name: str, parts: Sequence[Planes]) -> Planes:
         """The concatenation of values along their channels: a list of their planes.

@@ -152,9 +152,9 @@ def layer_tables(networks: Sequence[str], seconds: float) -> list[str]:
         least = sum(step["macs"] * multiplied(step["kernel"]) for step in found["steps"]) / found["limit"]
         totals = [f"{2e-6 * macs:.0f}", f"{1e-6 * size:.1f}", f"{1e6 * seconds:.0f}", f"{1e6 * least:.0f}"]
         rows.append(["all", "", "", *totals, "", ""])
-        limit = 2 * found["limit"] / 1e9
-        loaded = 2e-9 * found["loaded"]
-        lines += [f"### {name}, 1 thread; the limit is {limit:.0f} GFLOP/s, {loaded:.0f} with operands loaded", ""]
+        limit, alone, loaded = (2e-9 * found[one] for one in ("limit", "limit_alone", "loaded"))
+        limits = f"The limit is {limit:.0f} GFLOP/s in turns with the network; at best {alone:.0f} alone"
+        lines += [f"### {name}, 1 thread", "", f"{limits}, {loaded:.0f} with operands loaded.", ""]
         head = ["node", "output", "kernel", "MFLOP", "MB", "us", "at the limit, us", "GFLOP/s", "of the limit"]
         lines += table(head, rows)
     return lines

@@ -72,9 +72,8 @@ def lower_conv2d(asm: Assembler, node: Node, isa: Isa) -> None:
     channels, residual = match_channels(asm, node, x, out, width * groups, groups, isa)
     stride = node.attrs["stride"]
     step = stride[1] * x.lanes * 4
-    flat = (height, breadth, *stride, top, left) == (1, 1, 1, 1, 0, 0) and not (
-        mapped is None and _wants_halo(asm, x_name)
-    )
+    flat = (height, breadth, *stride, top, left) == (1, 1, 1, 1, 0, 0)
+    flat = flat and not asm.has_gaps(node.name, x, mapped is None and _wants_halo(asm, x_name))
     ranked: Sequence[tuple[Choice, float]] = ()
     if channels.mode == "dense" and groups == 1 and not _is_exact(step, isa):
         square = x.lanes == isa.lanes and winograd_call.eligible(node, (height, breadth), groups)
@@ -267,7 +266,8 @@ def arguments(step: Step, bound: Binding) -> Sequence[Word]:
     (groups, count), lanes = taps.plane.shape, target.lanes
     total = images * rows * -(-width // call.spec.rows)
     tiles = groups * -(-call.group_blocks // call.spec.cols)
-    pixel_bytes = max(call.spec.rows * count * 4 // max(len(np.unique(taps.dy)) * sw, 1), 1)
+    shared = len(np.unique(taps.dy)) * min(len(np.unique(taps.dx)), sw)  # by neighbours
+    pixel_bytes = max(call.spec.rows * count * 4 // max(shared, 1), 1)
     cols = min(call.spec.cols, call.group_blocks)
     steps = conv.step_cycles(call.spec.rows, cols, count, lanes * 4)
     work = Work(

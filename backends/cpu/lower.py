@@ -89,13 +89,21 @@ def lower_with(
         listed = ", ".join(str(node) for node in missing)
         raise TargetError(f"the CPU has no kernels for {listed}", hint="use target='reference'")
     graph = flatten_linears(graph)
-    asm = Assembler(graph, f"cpu:{isa.name}", isa.lanes, moves.conversions(isa), packed)
-    asm.choices = choices or {}
-    asm.wanted.update(output_places(graph, isa.lanes))
-    for slot, node in enumerate(graph.inputs):
-        asm.buffers.append(Buffer(slot, node.name, node.type, place="input", slot=slot))
-        asm.define(Plain(node.name, slot, node.type))
-    for node in graph.operators:
-        LOWER[node.op](asm, node, isa)
+    places = output_places(graph, isa.lanes)
+
+    def lowered(gaps: Mapping[str, bool]) -> Assembler:
+        asm = Assembler(graph, f"cpu:{isa.name}", isa.lanes, moves.conversions(isa), packed)
+        asm.choices, asm.gaps = choices or {}, gaps
+        asm.wanted.update(places)
+        for slot, node in enumerate(graph.inputs):
+            asm.buffers.append(Buffer(slot, node.name, node.type, place="input", slot=slot))
+            asm.define(Plain(node.name, slot, node.type))
+        for node in graph.operators:
+            LOWER[node.op](asm, node, isa)
+        return asm
+
+    asm = lowered({})
+    if gaps := asm.surprises():
+        asm = lowered(gaps)
     program = replace(asm.finish(), choices={name: one.to_json() for name, one in (choices or {}).items()})
     return program, asm.candidates

@@ -25,12 +25,15 @@ from convc.backends.cpu.driver import DRIVERS
 from convc.backends.cpu.executable import Executable
 from convc.backends.cpu.isa import Isa, host_processor
 from convc.backends.cpu.lower import lower_with
+from convc.backends.program import Planes, Program, Step
 from convc.backends.store import Store
 from convc.backends.workers import Progress
 from convc.dims import concrete
-from convc.ir.graph import Graph, Node, graph_input, make_node
+from convc.ir.graph import Graph, Node, constant, graph_input, make_node
 from convc.limits import Limits
 
+MEASURED = frozenset({"conv", "winograd"})
+"""Families of the steps that leave a choice."""
 RUNS = 9
 COLD_BYTES = 24 << 20
 """Read between two runs: several times what the caches of one core hold."""
@@ -63,27 +66,39 @@ def tuned(graph: Graph, isa: Isa, store: Store, limits: Limits, progress: Progre
 
 def layers_of(graph: Graph, isa: Isa) -> list[Layer]:
     """The convolutions of a graph that leave a choice, each kind once."""
-    _, candidates = lower_with(graph, isa)
+    program, candidates = lower_with(graph, isa)
+    gaps = {step.node: _reads_gaps(program, step) for step in program.steps if step.family in MEASURED}
     found: dict[str, list[str]] = {}
     for name in candidates:
         if candidates[name]:
-            found.setdefault(_key(graph, graph[name]), []).append(name)
+            found.setdefault(_key(graph, graph[name], gaps[name]), []).append(name)
     layers = []
     for key, names in found.items():
-        alone = _alone(graph, graph[names[0]])
+        alone = _alone(graph, graph[names[0]], gaps[names[0]])
         layers.append(Layer(key, alone, names[0], tuple(names), candidates[names[0]]))
     return layers
 
 
-def _key(graph: Graph, node: Node) -> str:
+def _reads_gaps(program: Program, step: Step) -> bool:
+    """Whether there is a halo beside the rows that a step reads."""
+    x = step.reads[0]
+    assert isinstance(x, Planes)
+    _, left, _, right = program.halos[program.buffers[x.planes[0][0]].group]
+    return bool(left or right)
+
+
+def _key(graph: Graph, node: Node, gaps: bool) -> str:
     types = [graph[name].type.concrete(graph.nominal) if name is not None else None for name in node.inputs[:4]]
     attrs = {name: repr(value) for name, value in sorted(node.attrs.items())}
     first = graph[str(node.inputs[0])].op == "input"
-    return json.dumps([node.op, types, node.type.concrete(graph.nominal), attrs, first])
+    return json.dumps([node.op, types, node.type.concrete(graph.nominal), attrs, first, gaps])
 
 
-def _alone(graph: Graph, node: Node) -> Graph:
-    """The node by itself at nominal sizes, on planes if it reads planes, its weights as they are."""
+def _alone(graph: Graph, node: Node, gaps: bool) -> Graph:
+    """The node by itself at nominal sizes, on planes if it reads planes, its weights as they are.
+
+    Beside it, where there are `gaps`, stands a convolution whose padding makes them.
+    """
 
     def fixed(name: str) -> Node:
         return graph_input(name, graph[name].type.dtype, graph[name].type.concrete(graph.nominal))
@@ -105,7 +120,14 @@ def _alone(graph: Graph, node: Node) -> Graph:
         operands.append(made[name])
     attrs = {**node.attrs, "prologue": None}
     made[node.name] = make_node(node.op, node.name, operands, attrs)
-    return Graph.build("alone", made.values(), [node.name])
+    outputs = [node.name]
+    if gaps and operands[0] is not None:
+        x = operands[0]
+        weights = constant("beside.w", np.zeros((1, concrete(x.type.shape[1], {}), 1, 3), np.float32))
+        padded = make_node("conv2d", "beside", [x, weights], {"padding": (0, 1, 0, 1)})
+        made |= {one.name: one for one in (weights, padded)}
+        outputs.append("beside")
+    return Graph.build("alone", made.values(), outputs)
 
 
 def _measure(
@@ -154,9 +176,7 @@ class _Timed:
         self._stepper = executable.stepper(inputs, {})
         self._stepper.run(0, self._stepper.steps)
         steps = executable.program.steps
-        self._step = next(
-            i for i, step in enumerate(steps) if step.node == node and step.family in {"conv", "winograd"}
-        )
+        self._step = next(i for i, step in enumerate(steps) if step.node == node and step.family in MEASURED)
 
     def run(self) -> float:
         start = time.perf_counter()

@@ -19,11 +19,16 @@ from convc.measure.timing import collector_off
 from convc.types import Array
 
 if TYPE_CHECKING:
+    from convc.backends.cpu.isa import Isa
+    from convc.backends.cpu.peak import Loop
     from convc.ir.graph import Graph
     from convc.model import CompiledModel
 
 MOVING = frozenset({"clear_halo", "pack", "unpack", "relayout", "copy", "index_copy", "map_planes"})
 """Families whose steps only prepare or deliver what a node computes: its multiply-adds are those of its other steps."""
+
+LIMIT_RUNS = 16
+"""Of the loop in registers in each round, a millisecond: in its first tenth, processors change their clock."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,9 @@ class KernelFigures:
 class Profile:
     """Steps of one inference on one thread. Times in seconds; `limit` in multiply-adds a second.
 
+    The limit is what a loop of multiply-adds in registers reaches, run in turns with the inferences: processors lower
+    their clock where wide loads and multiply-adds meet, and keep it low for a while. `limit_alone` is the loop's best.
+
     Steps are timed in this thread's processor time, in which other processes do not count; so are the whole inferences
     that are run in turns with them, whose median is `seconds`. `total` is the steps' sum, `latency` the median of the
     whole inferences by the clock on the wall.
@@ -80,6 +88,7 @@ class Profile:
     total: float
     latency: float
     limit: float
+    limit_alone: float
     steps: tuple[StepFigures, ...]
 
     @property
@@ -122,6 +131,7 @@ def profile(
 
     Rounds go on until `seconds` and `rounds` are both met. Raises TargetError where the target has no steps to time.
     """
+    from convc.backends.cpu.peak import multiply_adds_a_second, register_loop
     from convc.measure.inputs import random_inputs
 
     runnable: Any = model.runnable
@@ -133,16 +143,23 @@ def profile(
     model.run(dict(zip([port.name for port in model.inputs], arrays, strict=True)))
     sizes = bind_sizes(model.graph.inputs, {p.name: a.shape for p, a in zip(model.inputs, arrays, strict=True)})
     stepper = runnable.stepper(arrays, sizes)
-    samples = _measure(stepper, seconds, rounds)
-    return _figures(model.graph, program, History(model.records), sizes, samples, limit_of(program))
+    isa = _isa_of(program)
+    alone = multiply_adds_a_second(isa)
+    samples = _measure(stepper, seconds, rounds, register_loop(isa))
+    return _figures(model.graph, program, History(model.records), sizes, samples, alone)
 
 
 def limit_of(program: Program) -> float:
     """Multiply-adds of float32 that one core makes in a second, at best, with the program's instruction set."""
-    from convc.backends.cpu.isa import ISAS
     from convc.backends.cpu.peak import multiply_adds_a_second
 
-    return multiply_adds_a_second(ISAS[program.target.partition(":")[2]])
+    return multiply_adds_a_second(_isa_of(program))
+
+
+def _isa_of(program: Program) -> Isa:
+    from convc.backends.cpu.isa import ISAS
+
+    return ISAS[program.target.partition(":")[2]]
 
 
 def thread_clock() -> Callable[[], float]:
@@ -153,19 +170,23 @@ def thread_clock() -> Callable[[], float]:
 
 @dataclass(frozen=True)
 class _Samples:
-    """Seconds of every step [rounds, steps] and of whole inferences [rounds], without what calling costs."""
+    """Seconds of every step [rounds, steps] and of whole inferences [rounds], without what calling costs; multiply-adds
+    a second of the loop in registers [rounds].
+    """
 
     steps: Array
     whole: Array
     wall: Array
+    limits: Array
 
 
-def _measure(stepper: _Stepper, seconds: float, rounds: int) -> _Samples:
+def _measure(stepper: _Stepper, seconds: float, rounds: int, loop: Loop) -> _Samples:
     clock, wall_clock, run, steps = thread_clock(), time.perf_counter, stepper.run, range(stepper.steps)
     rows: list[list[float]] = []
     whole: list[float] = []
     wall: list[float] = []
     calls: list[float] = []
+    limits: list[float] = []
     with collector_off():
         run(0, stepper.steps)
         end = wall_clock() + seconds
@@ -183,13 +204,16 @@ def _measure(stepper: _Stepper, seconds: float, rounds: int) -> _Samples:
             run(0, stepper.steps)
             whole.append(clock() - start)
             wall.append(wall_clock() - wall_start)
+            limits.append(float(np.median([loop.run() for _ in range(LIMIT_RUNS)])))
     call = float(np.median(calls))
-    return _Samples(np.maximum(np.array(rows) - call, 0.0), np.maximum(np.array(whole) - call, 0.0), np.array(wall))
+    timed = [np.maximum(np.array(one) - call, 0.0) for one in (rows, whole)]
+    return _Samples(timed[0], timed[1], np.array(wall), np.array(limits))
 
 
 def _figures(
-    graph: Graph, program: Program, history: History, sizes: Mapping[str, int], found: _Samples, limit: float
+    graph: Graph, program: Program, history: History, sizes: Mapping[str, int], found: _Samples, alone: float
 ) -> Profile:
+    limit = float(np.median(found.limits))
     medians = np.median(found.steps, axis=0) if program.steps else np.zeros(0)
     total = float(medians.sum())
     macs = step_macs(graph, program, sizes)
@@ -207,7 +231,7 @@ def _figures(
         )  # fmt: skip
     return Profile(
         graph.name, program.target, dict(sizes), len(found.whole), float(np.median(found.whole)), total,
-        float(np.median(found.wall)), limit, tuple(steps),
+        float(np.median(found.wall)), limit, alone, tuple(steps),
     )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ import convc
 from convc.backends.cpu import tune
 from convc.backends.cpu.choice import Choice, Facts, candidates, few_tiles, read_choices
 from convc.backends.cpu.isa import ISAS
+from convc.backends.cpu.lower import lower_with
 from convc.interp import run_graph
 from convc.ir.graph import Graph
 
@@ -99,3 +100,25 @@ def test_candidates_are_ranked_and_few() -> None:
         assert 1 <= len(found) <= 5 and cycles == sorted(cycles) and found[0][0].m in {2, 4}
         flat = candidates(isa, Facts.of((1, 64, 28, 28), 64 // isa.lanes, 64, 1, 64 // isa.lanes, True, 0))
         assert all(one.m == 0 for one, _ in flat)
+
+
+def test_halos_that_come_late_are_known_to_the_choice(folder: Path) -> None:
+    """A 1x1 convolution of a concatenation, one part of which another convolution wants padded."""
+    b = convc.Builder("late", seed=0)
+    y = b.conv(b.input("x", (1, 32, 17, 17)), 64, kernel=1, name="y")
+    z = b.conv(y, 64, kernel=(1, 7), padding=(0, 3, 0, 3), name="z")
+    graph = b.finish(b.conv(b.concat([y, z]), 96, kernel=1, name="last"))
+    isa = ISAS["avx512"]
+    program, ranked = lower_with(graph, isa)
+    (kernel,) = (step.kernel for step in program.steps if step.node == "last" and step.family == "conv")
+    by_rows = candidates(isa, Facts.of((1, 96, 17, 17), 8, 128, 1, 6, False, 0))
+    flat = candidates(isa, Facts.of((1, 96, 17, 17), 8, 128, 1, 6, True, 0))
+    assert list(ranked["last"]) == [one for one, _ in by_rows] != [one for one, _ in flat]
+    assert f"_{by_rows[0][0].rows}x{by_rows[0][0].cols}" in kernel
+    alone = next(layer for layer in tune.layers_of(graph, isa) if layer.node == "last")
+    assert list(lower_with(alone.graph, isa)[1]["last"]) == list(alone.candidates)
+    x = np.random.default_rng(0).standard_normal((1, 32, 17, 17)).astype(np.float32)
+    (expected,) = run_graph(graph, {"x": x}, dtype="float64").values()
+    for chosen in (False, True):
+        found = convc.compile(graph, threads=1, tune=chosen)(x)
+        np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())

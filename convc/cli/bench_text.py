@@ -121,7 +121,8 @@ def tell_profile(found: Profile) -> None:
     part = found.total / found.seconds if found.seconds else 0.0
     say(
         f"\nprofile on one thread: {len(found.steps)} steps take {found.total * scale:.4g} {unit}, {part:.0%} of "
-        f"{found.seconds * scale:.4g} {unit} whole; limit {2e-9 * found.limit:.0f} GFLOP/s, {2e-9 * found.limit_alone:.0f} alone"
+        f"{found.seconds * scale:.4g} {unit} whole; limit {2e-9 * found.limit:.0f} GFLOP/s, "
+        f"{2e-9 * found.limit_alone:.0f} alone"
     )
     table(
         ["!kernel", ">calls", ">us", ">share", ">MACs", ">GFLOP/s", ">limit", ">moved"],

@@ -103,22 +103,19 @@ def _panel(out: Writer, spec: ConvSpec, isa: Isa, cols: int, parameters: str) ->
 
 def _chunk(out: Writer, spec: ConvSpec, isa: Isa, cols: int, step: str, parameters: str) -> None:
     size = cols * isa.lanes * 4
+    # each pixel tile fetches a share of the next weights, which follow these: `rate` / 1024 lines a turn
+    most = fetches(size, spec.unroll) * 1024
+    out("span = end - first", "if span < 1: span = 1", f"rate = {max(size * spec.unroll // 64, 1) * 1024} // span")
+    out(f"if rate > {most}: rate = {most}")
+    out("image = first // per_image", "j = first - image * per_image", "row = j // per_row")
+    out(f"at = (j - row * per_row) * {spec.rows}", "line = at // wrap", "col = at - line * wrap")
     with out.block("for i in range(first, end)"):
-        out(
-            "image = i // per_image",
-            "j = i - image * per_image",
-            "row = j // per_row",
-            f"at = (j - row * per_row) * {spec.rows}",
-        )
-        out("count = width - at", "line = at // wrap", "col = at - line * wrap")
+        out("count = width - at")
         out(f"xp = x + image * x_image + row * x_row + line * x_wrap + col * {step}")
         out("yp = image * y_image + row * y_row + line * y_wrap + col * y_step", "y_gap = y_wrap - wrap * y_step")
         if spec.residual:
             out("rp = image * r_image + row * r_row + line * r_wrap + col * r_step", "r_gap = r_wrap - wrap * r_step")
-        # each pixel tile fetches a share of the next weights, which follow these: `rate` / 1024 lines a turn
-        most = fetches(size, spec.unroll) * 1024
-        out("turn = i - first", f"rate = {max(size * spec.unroll // 64, 1) * 1024} // (end - first)")
-        out(f"if rate > {most}: rate = {most}", f"pos = turn * ((stop - begin) // {spec.unroll}) * rate")
+        out("turn = i - first", f"pos = turn * ((stop - begin) // {spec.unroll}) * rate")
         out(f"wp = weights + begin * {size}", f"next = weights + stop * {size}")
         out(f"sum = sums + turn * {spec.rows * spec.cols * isa.lanes * 4}")
         half = half_rows(spec.rows, cols == spec.cols)
@@ -129,6 +126,14 @@ def _chunk(out: Writer, spec: ConvSpec, isa: Isa, cols: int, step: str, paramete
                 _tile(out, spec, isa, half, cols, step, parameters)
         else:
             _tile(out, spec, isa, spec.rows, cols, step, parameters)
+        # the next tile's place by additions: three divisions would take as long as a tile of a depthwise convolution
+        out(f"at += {spec.rows}", f"col += {spec.rows}")
+        with out.block("if at >= width"):
+            out("at = 0", "line = 0", "col = 0", "row += 1")
+            with out.block("if row == rows"):
+                out("row = 0", "image += 1")
+        with out.block("while col >= wrap"):
+            out("col -= wrap", "line += 1")
 
 
 def _tile(out: Writer, spec: ConvSpec, isa: Isa, rows: int, cols: int, step: str, parameters: str) -> None:

@@ -11,7 +11,7 @@ computes beyond the row and does not store. The sum runs over k in the table's o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from convc.backends.cpu.activations import write_parameters
@@ -38,7 +38,7 @@ L2_BYTES_A_CYCLE = 14.0
 @dataclass(frozen=True, slots=True)
 class ConvSpec:
     """What changes a convolution kernel's instructions. `step`: bytes between input pixels, 0 if given at run time.
-    `unroll`: k-steps a turn of the loop, of which the number of steps is a multiple.
+    `unroll`: k-steps a turn of the loop, of which the number of steps is a multiple. `gap`: see `conv_window.py`.
     """
 
     mode: str
@@ -50,17 +50,23 @@ class ConvSpec:
     residual: bool
     activation: str
     params: int
+    gap: int = 0
 
     def name(self, isa: Isa) -> str:
         """The kernel's name: its facts in order."""
-        facts = ["f32", "conv" if self.mode == "dense" else "conv_lanes", f"step{self.step or 'n'}"]
+        facts = ["f32", "conv" if self.mode == "dense" else f"conv_{self.mode}", f"step{self.step or 'n'}"]
+        facts += [f"gap{self.gap}"] * (self.gap > 0)
         facts.append(f"{self.rows}x{self.cols}" + (f"r{self.rest}" if self.rest else "") + f"k{self.unroll}")
         facts += ["add"] * self.residual + ([self.activation] if self.activation else [])
         return "_".join(facts) + f"__{isa.name}"
 
 
-def emit(spec: ConvSpec, isa: Isa) -> tuple[str, str]:
-    """Name and source of the kernel."""
+Panel = Callable[[Writer, ConvSpec, Isa, int, str], None]
+
+
+def emit(spec: ConvSpec, isa: Isa, panel: Panel | None = None) -> tuple[str, str]:
+    """Name and source of the kernel. `panel` writes what is done with the tiles `first` to `end` of one panel."""
+    write = panel or _panel
     out = Writer(spec.name(isa), ARGUMENTS, "*_planes, offsets: tables; the rest: addresses, sizes, byte strides")
     parameters = write_parameters(out, spec.params, len(ARGUMENTS), isa.lanes)
     out(
@@ -83,11 +89,11 @@ def emit(spec: ConvSpec, isa: Isa) -> tuple[str, str]:
         )
         if spec.rest:
             with out.block("if tile - group * tiles < full_tiles"):
-                _panel(out, spec, isa, spec.cols, parameters)
+                write(out, spec, isa, spec.cols, parameters)
             with out.block("else"):
-                _panel(out, spec, isa, spec.rest, parameters)
+                write(out, spec, isa, spec.rest, parameters)
         else:
-            _panel(out, spec, isa, spec.cols, parameters)
+            write(out, spec, isa, spec.cols, parameters)
     return out.finish()
 
 

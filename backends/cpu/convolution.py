@@ -10,7 +10,7 @@ import numpy as np
 
 from convc.backends.assemble import Assembler
 from convc.backends.binding import SLACK, Binding, Word, offsets_table
-from convc.backends.cpu import conv, winograd_call
+from convc.backends.cpu import conv, conv_window, winograd_call
 from convc.backends.cpu.activations import float_word, function_of
 from convc.backends.cpu.channels import (
     Channels,
@@ -24,6 +24,7 @@ from convc.backends.cpu.channels import (
     prefers_lanes,
 )  # fmt: skip
 from convc.backends.cpu.choice import Choice, Facts, candidates
+from convc.backends.cpu.conv_window import row_of_taps, windowed
 from convc.backends.cpu.isa import Isa
 from convc.backends.cpu.prologue import lower_prologue
 from convc.backends.cpu.split import Work, pixel_parts
@@ -223,6 +224,9 @@ def _append(
     rest = channels.group_blocks % tile[1]
     unroll = conv.unroll_of(isa, channels.mode, taps.plane.shape[1])
     spec = conv.ConvSpec(channels.mode, step, *tile, rest, unroll, residual is not None, function, len(params))
+    if channels.inputs.shape[1] == 1 and every == (1, 1):
+        across, gap = row_of_taps(taps.dy[0], taps.dx[0])
+        spec = windowed(spec, isa, across, gap * x.lanes * 4)
     if taps_in_kernel is None:
         taps_in_kernel = weights.shape[1] // channels.inputs.shape[1]
     columns = order[..., 0] * taps_in_kernel + order[..., 1] if order.ndim == 3 else order
@@ -236,7 +240,8 @@ def _append(
     facts: dict[str, Any] = {"call": call}
     if residual is not None and every == (1, 1):
         facts["in_place"] = 1
-    asm.step(conv.emit(spec, isa), "conv", node.name, reads, (y,), facts, joins=joins)
+    kernel = conv_window.emit(spec, isa) if spec.mode == "window" else conv.emit(spec, isa)
+    asm.step(kernel, "conv", node.name, reads, (y,), facts, joins=joins)
 
 
 def arguments(step: Step, bound: Binding) -> Sequence[Word]:

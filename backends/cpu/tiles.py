@@ -117,14 +117,46 @@ def tile_fma_lanes(typingctx: Any, tile: Any, x: Any, step: Any, w: Any, later: 
     return tile(tile, types.int64, step, types.int64, later), codegen
 
 
+@intrinsic(prefer_literal=True)
+def tile_fma_window(typingctx: Any, tile: Any, x: Any, step: Any, w: Any, across: Any, gap: Any) -> Any:
+    """tile[p, q] += sum over taps c of the vector at (x + p * step + c * gap) * the vector at w + (c * cols + q).
+
+    Lane by lane; `step` and `gap` are in bytes. Every vector of pixels is loaded once.
+    """
+    taps, apart, stride = literal(across, "across"), literal(gap, "gap"), literal(step, "step")
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Sequence[Value]) -> Value:
+        width = tile.lanes * 4
+        weights = [load_vector(builder, args[3], tile.lanes, i * width) for i in range(taps * tile.cols)]
+        parts = tile_parts(builder, tile, args[0])
+        reached: dict[int, list[tuple[int, int]]] = {}
+        for p in range(tile.rows):
+            for c in range(taps):
+                reached.setdefault(p * stride + c * apart, []).append((p, c))
+        for offset in sorted(reached):
+            pixel = load_vector(builder, args[1], tile.lanes, offset)
+            for p, c in reached[offset]:
+                for q in range(tile.cols):
+                    at = p * tile.cols + q
+                    parts[at] = fma(builder, pixel, weights[c * tile.cols + q], parts[at])
+        return tile_join(builder, tile, parts)
+
+    return tile(tile, types.int64, step, types.int64, across, gap), codegen
+
+
 def _row_pointer(builder: Any, x: Value, kind: Any, row: int, step: Any, value: Value) -> Value:
     if isinstance(step, types.IntegerLiteral):
         return pointer(builder, x, kind, row * int(step.literal_value))
     return pointer(builder, builder.add(x, builder.mul(value, I64(row))) if row else x, kind)
 
 
-def _walk(builder: Any, rows: int, offset: Value, step: Value, col: Value, wrap: Value, gap: Value) -> list[Value]:
-    """Byte offset of each pixel: `step` apart, and `gap` more each time the column reaches `wrap`."""
+def _walk(builder: Any, rows: int, offset: Value, step: Value, turns: Sequence[Value] | None) -> list[Value]:
+    """Byte offset of each pixel: `step` apart, and with `turns` = (column, wrap, gap) `gap` more each time the column
+    reaches `wrap`.
+    """
+    if turns is None:
+        return [builder.add(offset, builder.mul(step, I64(p))) if p else offset for p in range(rows)]
+    col, wrap, gap = turns
     offsets = [offset]
     for _ in range(rows - 1):
         col = builder.add(col, I64(1))
@@ -143,12 +175,12 @@ def _planes(builder: Any, table: Value, base: Value, cols: int) -> list[Value]:
 def tile_add(
     typingctx: Any, tile: Any, base: Any, table: Any, offset: Any, step: Any, col: Any, wrap: Any, gap: Any
 ) -> Any:
-    """tile[p, q] += vector at base + table[q] + offset of pixel p."""
+    """tile[p, q] += vector at base + table[q] + offset of pixel p. col, wrap and gap: None where pixels are even."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Sequence[Value]) -> Value:
-        _, base, table, offset, step, col, wrap, gap = args
+        _, base, table, offset, step, *turns = args
         planes = _planes(builder, table, base, tile.cols)
-        offsets = _walk(builder, tile.rows, offset, step, col, wrap, gap)
+        offsets = _walk(builder, tile.rows, offset, step, turns if wrap != types.none else None)
         parts = tile_parts(builder, tile, args[0])
         for index in range(len(parts)):
             p, q = divmod(index, tile.cols)
@@ -156,19 +188,22 @@ def tile_add(
             parts[index] = builder.fadd(parts[index], other)
         return tile_join(builder, tile, parts)
 
-    return tile(tile, *[types.int64] * 7), codegen
+    return tile(tile, *[types.int64] * 4, col, wrap, gap), codegen
 
 
 @intrinsic
 def tile_store(
     typingctx: Any, tile: Any, base: Any, table: Any, offset: Any, step: Any, col: Any, wrap: Any, gap: Any, count: Any
 ) -> Any:
-    """Write the first `count` rows of a tile: row p, column q to base + table[q] + offset of pixel p."""
+    """Write the first `count` rows of a tile: row p, column q to base + table[q] + offset of pixel p.
+
+    col, wrap and gap may be None, where pixels are even.
+    """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Sequence[Value]) -> Value:
-        _, base, table, offset, step, col, wrap, gap, count = args
+        _, base, table, offset, step, *turns, count = args
         planes = _planes(builder, table, base, tile.cols)
-        offsets = _walk(builder, tile.rows, offset, step, col, wrap, gap)
+        offsets = _walk(builder, tile.rows, offset, step, turns if wrap != types.none else None)
         parts = tile_parts(builder, tile, args[0])
         done = builder.append_basic_block("stored")
         for p in range(tile.rows):
@@ -182,7 +217,7 @@ def tile_store(
         builder.position_at_end(done)
         return context.get_dummy_value()
 
-    return types.void(tile, *[types.int64] * 8), codegen
+    return types.void(tile, *[types.int64] * 4, col, wrap, gap, types.int64), codegen
 
 
 @intrinsic(prefer_literal=True)
@@ -258,7 +293,8 @@ def fetch(typingctx: Any, address: Any) -> Any:
 
 
 VOCABULARY: dict[str, Any] = {
-    "tile_bias": tile_bias, "tile_fma": tile_fma, "tile_fma_lanes": tile_fma_lanes, "tile_add": tile_add,
+    "tile_bias": tile_bias, "tile_fma": tile_fma, "tile_fma_lanes": tile_fma_lanes,
+    "tile_fma_window": tile_fma_window, "tile_add": tile_add,
     "tile_store": tile_store, "tile_load": tile_load, "tile_sum": tile_sum, "tile_fold": tile_fold,
     "streams_fma": streams_fma, "fetch": fetch,
 }  # fmt: skip

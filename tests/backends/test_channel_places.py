@@ -35,7 +35,7 @@ def worked_on(program: Program) -> Iterator[tuple[int, int]]:
     """Planes that each step by plane writes, and the fewest that would hold its channels."""
     for step in program.steps:
         written = step.writes[0]
-        by_lane = step.family == "conv" and step.params["call"].spec.mode == "lanes"
+        by_lane = step.family == "conv" and step.params["call"].spec.mode in {"lanes", "window"}
         if isinstance(written, Planes) and (by_lane or step.family in {"map_planes", "pool", "global_pool"}):
             yield len(written.planes), -(-written.channels // written.lanes)
 

@@ -191,6 +191,21 @@ def tile_add(
     return tile(tile, *[types.int64] * 4, col, wrap, gap), codegen
 
 
+@intrinsic(prefer_literal=True)
+def tile_fetch(typingctx: Any, base: Any, table: Any, offset: Any, step: Any, rows: Any, cols: Any) -> Any:
+    """Ask for the vectors that tile_add or tile_store will touch, if no row ends among them."""
+    height, width = literal(rows, "rows"), literal(cols, "cols")
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Sequence[Value]) -> Value:
+        base, table, offset, step = args[:4]
+        for plane in _planes(builder, table, base, width):
+            for at in _walk(builder, height, offset, step, None):
+                _prefetch(builder, builder.add(plane, at), 0)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 4, rows, cols), codegen
+
+
 @intrinsic
 def tile_store(
     typingctx: Any, tile: Any, base: Any, table: Any, offset: Any, step: Any, col: Any, wrap: Any, gap: Any, count: Any
@@ -294,7 +309,7 @@ def fetch(typingctx: Any, address: Any) -> Any:
 
 VOCABULARY: dict[str, Any] = {
     "tile_bias": tile_bias, "tile_fma": tile_fma, "tile_fma_lanes": tile_fma_lanes,
-    "tile_fma_window": tile_fma_window, "tile_add": tile_add,
+    "tile_fma_window": tile_fma_window, "tile_add": tile_add, "tile_fetch": tile_fetch,
     "tile_store": tile_store, "tile_load": tile_load, "tile_sum": tile_sum, "tile_fold": tile_fold,
     "streams_fma": streams_fma, "fetch": fetch,
 }  # fmt: skip

@@ -150,7 +150,8 @@ def _tile(out: Writer, spec: ConvSpec, isa: Isa, rows: int, cols: int, step: str
     with out.block("else"):
         out(f"{acc} = tile_load(sum, {rows}, {cols}, {isa.lanes})")
     if spec.residual:  # 2 to 5 % where it comes from beyond the second-level cache
-        out(f"tile_fetch(r, rt, rp, r_step, {rows}, {cols})")
+        with out.block("if r_planes != 0"):
+            out(f"tile_fetch(r, rt, rp, r_step, {rows}, {cols})")
     with out.block(f"for k in range(begin, stop, {spec.unroll})"):
         out("later = next + (pos >> 10) * 64", "pos += rate", "at_k = xp + load_i32(table, k) * 4")
         # where there is one tap, lane l of a plane fetches pixel l of the next tile; else what is there already
@@ -171,7 +172,8 @@ def _tile(out: Writer, spec: ConvSpec, isa: Isa, rows: int, cols: int, step: str
         out(f"points_store({acc}, sum, {rows * vector})")
     with out.block("else"):
         if spec.residual:
-            out(f"{acc} = tile_add({acc}, r, rt, rp, r_step, col, wrap, r_gap)")
+            with out.block("if r_planes != 0"):
+                out(f"{acc} = tile_add({acc}, r, rt, rp, r_step, col, wrap, r_gap)")
         if spec.activation:
             out(f"{acc} = v_{spec.activation}({acc}{parameters})")
         out(f"tile_store({acc}, y, yt, yp, y_step, col, wrap, y_gap, count)")

@@ -74,7 +74,8 @@ def _tile(out: Writer, spec: conv.ConvSpec, isa: Isa, rows: int, cols: int, para
         out(f"{acc} = tile_fma_window({acc}, {at}, {spec.step}, wp, {spec.unroll}, {spec.gap})")
         out(f"wp += {spec.unroll * cols * isa.lanes * 4}")
     if spec.residual:
-        out(f"{acc} = tile_add({acc}, r, rt, rp, r_step, None, None, None)")
+        with out.block("if r_planes != 0"):
+            out(f"{acc} = tile_add({acc}, r, rt, rp, r_step, None, None, None)")
     if spec.activation:
         out(f"{acc} = v_{spec.activation}({acc}{parameters})")
     out(f"tile_store({acc}, y, yt, yp, y_step, None, None, None, count)")

@@ -10,7 +10,7 @@ import numpy as np
 
 from convc.backends.assemble import Assembler
 from convc.backends.binding import SLACK, Binding, Word, offsets_table
-from convc.backends.cpu import conv, conv_window, winograd_call
+from convc.backends.cpu import conv, merge, winograd_call
 from convc.backends.cpu.activations import float_word, function_of
 from convc.backends.cpu.channels import (
     Channels,
@@ -240,8 +240,7 @@ def _append(
     facts: dict[str, Any] = {"call": call}
     if residual is not None and every == (1, 1):
         facts["in_place"] = 1
-    kernel = conv_window.emit(spec, isa) if spec.mode == "window" else conv.emit(spec, isa)
-    asm.step(kernel, "conv", node.name, reads, (y,), facts, joins=joins)
+    asm.step(merge.emit(spec, isa), "conv", node.name, reads, (y,), facts, joins=joins)
 
 
 def arguments(step: Step, bound: Binding) -> Sequence[Word]:
@@ -250,7 +249,8 @@ def arguments(step: Step, bound: Binding) -> Sequence[Word]:
     source, target = step.reads[0], step.writes[0]
     assert isinstance(source, Planes) and isinstance(target, Planes)
     x, y = bound.geometry(source), bound.geometry(target)
-    r = bound.geometry(step.reads[1]) if call.spec.residual else y  # type: ignore[arg-type]
+    added = step.reads[1] if len(step.reads) > 1 else None
+    r = bound.geometry(added) if isinstance(added, Planes) else y
     images, rows, width = x.images, bound.size(call.height), bound.size(call.width)
     taps = call.taps
     table = x.planes[taps.plane] + taps.lane * 4 + taps.dy * x.row + taps.dx * x.pixel
@@ -288,7 +288,7 @@ def arguments(step: Step, bound: Binding) -> Sequence[Word]:
     following = call.spec.rows * x_step if width > call.spec.rows else x_row
     soon = (following, x_step - 4) if one_tap else (0, 0)
     r_start = bound.arena + (a * r.row + b * r.pixel)
-    residual: Sequence[Word] = (r_start, bound.table(r.planes)) if call.spec.residual else (0, 0)
+    residual: Sequence[Word] = (r_start, bound.table(r.planes)) if added is not None else (0, 0)
     return [
         bound.arena, bound.constant(call.weights), bound.constant(call.bias),
         bound.arena + (a * y.row + b * y.pixel), bound.table(y.planes), *residual,

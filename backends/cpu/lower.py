@@ -23,6 +23,7 @@ from convc.backends.cpu import (
 )  # fmt: skip
 from convc.backends.cpu.choice import Choice
 from convc.backends.cpu.isa import Isa
+from convc.backends.cpu.merge import merge_ends
 from convc.backends.cpu.places import output_places
 from convc.backends.prepare import flatten_linears
 from convc.backends.program import Buffer, Plain, Program, Step
@@ -105,5 +106,6 @@ def lower_with(
     asm = lowered({})
     if gaps := asm.surprises():
         asm = lowered(gaps)
+    merge_ends(asm, isa)
     program = replace(asm.finish(), choices={name: one.to_json() for name, one in (choices or {}).items()})
     return program, asm.candidates

@@ -218,6 +218,7 @@ FUNCTIONS: dict[str, tuple[int, Callable[..., Value]]] = {
     "silu": (1, lambda b, x: b.fmul(x, sigmoid(b, x))), "softplus": (1, _log1p_exp), "softsign": (1, _softsign),
     "mish": (1, lambda b, x: b.fmul(x, tanh(b, _log1p_exp(b, x)))), "gelu": (1, _gelu), "gelu_tanh": (1, _gelu_tanh),
     "leaky_relu": (2, _leaky_relu), "elu": (2, _elu), "celu": (2, _celu), "selu": (3, _selu), "clip": (3, _clip),
+    "at_least": (2, _above),
     "hard_sigmoid": (3, _hard_sigmoid), "prelu": (2, _leaky_relu),
     "add": (2, lambda b, x, y: b.fadd(x, y)), "sub": (2, lambda b, x, y: b.fsub(x, y)),
     "mul": (2, lambda b, x, y: b.fmul(x, y)), "div": (2, lambda b, x, y: b.fdiv(x, y)),

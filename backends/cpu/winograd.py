@@ -169,11 +169,14 @@ def finish(out: Writer, spec: Epilogue, isa: Isa, parameters: str, source: str) 
     vector, d = isa.lanes * 4, spec.apart
     out(f"b = bias + q * {vector}", "yp = y + load_i64(y_planes, q)")
     if spec.residual:
-        out("rp = r + load_i64(r_planes, q)")
+        out("rp = r")
+        with out.block("if r_planes != 0"):
+            out("rp += load_i64(r_planes, q)")
     with out.block("for t in range(count)"):
         out(f"at = t * {WORDS}", f"o = winograd_output({source}, b, {spec.m}, {isa.lanes})")
         if spec.residual:
-            out(f"o = grid_add(o, rp + load_i64(facts, at + 2), r_row * {d}, {d})")
+            with out.block("if r_planes != 0"):
+                out(f"o = grid_add(o, rp + load_i64(facts, at + 2), r_row * {d}, {d})")
         if spec.activation:
             out(f"o = v_{spec.activation}(o{parameters})")
         out("rows = load_i64(facts, at + 3)", "columns = load_i64(facts, at + 4)")

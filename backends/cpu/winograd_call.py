@@ -11,7 +11,7 @@ import numpy as np
 from convc.backends.aligned import aligned_empty
 from convc.backends.assemble import Assembler
 from convc.backends.binding import Binding, Word, offsets_table
-from convc.backends.cpu import conv, winograd, winograd_few
+from convc.backends.cpu import conv, merge
 from convc.backends.cpu.activations import float_word
 from convc.backends.cpu.channels import Channels, Taps, pack_weights, rows_of
 from convc.backends.cpu.choice import Choice
@@ -82,8 +82,7 @@ def append(
     if residual is not None:
         facts["in_place"] = 1
     reads = (x, residual) if residual is not None else (x,)
-    kernel = winograd_few.emit(spec, isa) if isinstance(spec, FewSpec) else winograd.emit(spec, isa)
-    asm.step(kernel, "winograd", node.name, reads, (y,), facts)
+    asm.step(merge.emit(spec, isa), "winograd", node.name, reads, (y,), facts)
 
 
 def pack_points(points: Array, channels: Channels, inputs: Ints, cols: int) -> Array:
@@ -111,7 +110,8 @@ def arguments(step: Step, bound: Binding) -> Sequence[Word]:
     source, target = step.reads[0], step.writes[0]
     assert isinstance(source, Planes) and isinstance(target, Planes)
     x, y = bound.geometry(source), bound.geometry(target)
-    r = bound.geometry(step.reads[1]) if call.spec.residual else y  # type: ignore[arg-type]
+    added = step.reads[1] if len(step.reads) > 1 else None
+    r = bound.geometry(added) if isinstance(added, Planes) else y
     spec, vector, blocks = call.spec, source.lanes * 4, call.blocks_out
     down, across = tile_grid(spec.m, y.height, y.width, spec.apart)
     total = max(x.images * spec.apart**2 * down * across, 1)
@@ -135,7 +135,7 @@ def arguments(step: Step, bound: Binding) -> Sequence[Word]:
     scratch, every = bound.scratch(need)
     top, left = call.padding
     offsets = call.plane * plane + call.lane * 4
-    residual: Sequence[Word] = (bound.arena, bound.table(r.planes)) if spec.residual else (0, 0)
+    residual: Sequence[Word] = (bound.arena, bound.table(r.planes)) if added is not None else (0, 0)
     return [
         bound.arena + (-top * x.row - left * x.pixel), bound.constant(call.weights), bound.constant(call.bias),
         bound.arena, residual[0], bound.table(x.planes), bound.table(y.planes), residual[1],

@@ -1,0 +1,58 @@
+"""Kernels that differ at their end alone are compiled once, where a Program has several.
+
+A network's convolutions of one kind end with a residual or without, with relu or without. A kernel that can add a
+residual adds none where it gets no table of its planes; relu is the larger of each number and 0, and nothing at all is
+the larger of it and minus infinity. Half of ResNet-18's kernels go.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import inf
+
+from convc.backends.assemble import Assembler
+from convc.backends.cpu import conv, conv_window, winograd, winograd_few
+from convc.backends.cpu.isa import Isa
+from convc.backends.program import Step
+
+Spec = conv.ConvSpec | winograd.WinogradSpec | winograd_few.FewSpec
+LEAST = {"relu": 0.0, "": -inf}
+"""What each number is at least, after the activations that can be told apart by that."""
+
+
+def merge_ends(asm: Assembler, isa: Isa) -> None:
+    """Let steps whose kernels differ by residual, or by relu or nothing, call one kernel."""
+    alike: dict[Spec, list[int]] = {}
+    for index, step in enumerate(asm.steps):
+        if step.family in {"conv", "winograd"}:
+            spec: Spec = step.params["call"].spec
+            name = "" if spec.activation in LEAST else spec.activation
+            alike.setdefault(replace(spec, residual=False, activation=name), []).append(index)
+    for indices in alike.values():
+        specs = [asm.steps[index].params["call"].spec for index in indices]
+        residual = any(spec.residual for spec in specs)
+        for index, spec in zip(indices, specs, strict=True):
+            merged = replace(spec, residual=residual)
+            if len({one.activation for one in specs}) > 1:
+                merged = replace(merged, activation="at_least", params=1)
+            if merged != spec:
+                asm.steps[index] = _calling(asm, asm.steps[index], merged, isa)
+    called = {step.kernel for step in asm.steps}
+    asm.kernels = {name: source for name, source in asm.kernels.items() if name in called}
+
+
+def _calling(asm: Assembler, step: Step, spec: Spec, isa: Isa) -> Step:
+    call = step.params["call"]
+    params = (LEAST[call.spec.activation],) if spec.activation == "at_least" else call.params
+    name, source = emit(spec, isa)
+    asm.kernels[name] = source
+    return replace(step, kernel=name, params={**step.params, "call": replace(call, spec=spec, params=params)})
+
+
+def emit(spec: Spec, isa: Isa) -> tuple[str, str]:
+    """Name and source of the kernel of a specification."""
+    if isinstance(spec, winograd.WinogradSpec):
+        return winograd.emit(spec, isa)
+    if isinstance(spec, winograd_few.FewSpec):
+        return winograd_few.emit(spec, isa)
+    return conv_window.emit(spec, isa) if spec.mode == "window" else conv.emit(spec, isa)

@@ -81,6 +81,8 @@ class Assembler:
         """What was chosen for nodes by name, where the target leaves a choice; otherwise it predicts."""
         self.candidates: dict[str, Sequence[Any]] = {}
         """What could have been chosen, the likely best first."""
+        self.used: set[Any] = set()
+        """What tells the kernels that were chosen so far."""
         self.gaps: Mapping[str, bool] = {}
         """Whether the rows of what a node reads have gaps between them, where a lowering before this one found it."""
         self._expected: dict[str, tuple[Planes, bool]] = {}

@@ -37,6 +37,8 @@ from convc.types import Activation, Array, product
 
 NO_WRAP = 1 << 40
 PANEL_BYTES = 512 << 10
+NEAR = 1.03
+"""Times the cycles predicted: less than predictions are worth."""
 EXACT_ROWS = 2
 """A tile of 2 rows, or half of it, reads no pixel that is not there: for steps that are long or known at run time."""
 
@@ -84,8 +86,7 @@ def lower_conv2d(asm: Assembler, node: Node, isa: Isa) -> None:
             channels.group_blocks, flat, dh if square else 0,
         )  # fmt: skip
         ranked = candidates(isa, facts)
-    given = asm.choices.get(node.name)
-    choice = given if given in [one for one, _ in ranked] else ranked[0][0] if ranked else None
+    choice = _chosen(asm, node, ranked, (step, channels.group_blocks))
     asm.candidates[node.name] = [one for one, _ in ranked]
     if choice is not None and choice.m:
         _append_winograd(asm, node, isa, choice, x, residual, channels, weights)
@@ -99,6 +100,21 @@ def lower_conv2d(asm: Assembler, node: Node, isa: Isa) -> None:
     tile = (choice.rows, choice.cols) if choice is not None else None
     _append(asm, node, isa, x, y, residual, channels, taps, order, packed, step, stride, flat, tile=tile)
     asm.define(y)
+
+
+def _chosen(
+    asm: Assembler, node: Node, ranked: Sequence[tuple[Choice, float]], layer: tuple[int, int]
+) -> Choice | None:
+    """What was chosen before, else the likely fastest; of those that are as fast, one whose kernel there is already."""
+    given = asm.choices.get(node.name)
+    if not ranked or given in [one for one, _ in ranked]:
+        return given if ranked else None
+    (best, cycles), (step, blocks) = ranked[0], layer
+    near = [one for one, needed in ranked if needed <= NEAR * cycles and (one.m, one.few) == (best.m, best.few)]
+    kernels = {one: (step if not one.m else 0, one, blocks % one.cols) for one in near}
+    choice = next((one for one in near if kernels[one] in asm.used), best)
+    asm.used.add(kernels[choice])
+    return choice
 
 
 def _append_winograd(

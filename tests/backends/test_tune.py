@@ -122,3 +122,24 @@ def test_halos_that_come_late_are_known_to_the_choice(folder: Path) -> None:
     for chosen in (False, True):
         found = convc.compile(graph, threads=1, tune=chosen)(x)
         np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_kernels_that_differ_at_their_end_are_one() -> None:
+    """Residual or none, relu or nothing: the same bits as kernels of their own."""
+    b = convc.Builder("ends", seed=0)
+    x = b.input("x", (1, 32, 14, 14))
+    plain = b.conv(x, 32, kernel=1, name="plain")
+    y = b.relu(b.conv(plain, 32, kernel=1, name="relu"))
+    y = b.relu(b.conv(y, 32, kernel=1, name="both") + y)
+    graph = b.finish([b.conv(y, 32, kernel=1, name="last") + y, plain])
+    model = convc.compile(graph, threads=1)
+    steps = [step for step in model.program.steps if step.family == "conv"]
+    assert len(steps) == 4 and len({step.kernel for step in steps}) == 1
+    assert [step.params["call"].params for step in steps] == [(-np.inf,), (0.0,), (0.0,), (-np.inf,)]
+    given = np.random.default_rng(0).standard_normal((1, 32, 14, 14)).astype(np.float32)
+    given[0, 3, 2, 1], given[0, 4, 5, 6] = -np.inf, np.nan
+    for found, expected in zip(model(given), run_graph(graph, {"x": given}, dtype="float64").values(), strict=True):
+        np.testing.assert_array_equal(np.isnan(found), np.isnan(expected))
+        whole = np.isfinite(expected)
+        np.testing.assert_array_equal(np.isinf(found), np.isinf(expected))
+        np.testing.assert_allclose(found[whole], expected[whole], atol=1e-5 * np.abs(expected[whole]).max())

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from convc.backends.memory import ALIGNMENT, MemoryPlan, plan_memory, plane_bytes
+from convc.backends.memory import ALIGNMENT, MemoryPlan, clean_halos, plan_memory, plane_bytes
 from convc.backends.program import Flattened, Ints, Plain, Planes, Program, Step
 from convc.dims import Size, concrete
 from convc.errors import LimitError
@@ -97,6 +97,9 @@ class Binding:
         self._table_index: dict[tuple[str, bytes], int] = {}
         self._table_bytes = 0
         self._geometries: dict[int, Geometry] = {}
+        self.clean = clean_halos(program, self.sizes, self.memory)
+        """Indices of steps that clear what is zero already, in an arena that starts as zero."""
+        self._clean_steps = {id(program.steps[index]) for index in self.clean}
         self._bind(arguments)
         self.tables = self._collect_tables()
 
@@ -143,6 +146,10 @@ class Binding:
         if buffer.place == "constant":
             return self.constant(buffer.packed)
         return Address(ARENA, SLACK + self.memory.offsets[plain.buffer])
+
+    def is_clean(self, step: Step) -> bool:
+        """Whether a step clears what is zero already."""
+        return id(step) in self._clean_steps
 
     def scratch(self, count: int) -> tuple[Address, int]:
         """Memory of `count` bytes for each thread during one step, and the bytes from a thread's to the next one's."""

@@ -90,3 +90,39 @@ def plan_memory(program: Program, sizes: Mapping[str, int], alignment: int = ALI
         placed.sort()
         total = max(total, at + need[index])
     return MemoryPlan(offsets, total, lives)
+
+
+def clean_halos(program: Program, sizes: Mapping[str, int], plan: MemoryPlan) -> frozenset[int]:
+    """Steps that clear a halo which is zero already, by index, if the arena starts as zero and inferences follow each
+    other: nothing was there since but buffers of the same place and shape, which leave their halo alone.
+    """
+    spans: dict[int, tuple[int, int]] = {}
+    shapes: dict[int, tuple[object, ...]] = {}
+    for index, offset in plan.offsets.items():
+        buffer = program.buffers[index]
+        halo = program.halos.get(buffer.group, (0, 0, 0, 0))
+        spans[index] = offset, offset + buffer_bytes(buffer, halo, sizes)
+        shapes[index] = offset, halo, buffer.count, buffer.lanes, buffer.element, *buffer.type.concrete(sizes)
+    clears: dict[tuple[object, ...], list[int]] = {}
+    writers: dict[int, list[int]] = {}
+    for at, step in enumerate(program.steps):
+        written = {index for layout in step.writes for index in buffers_of(layout) if index in spans}
+        for index in written:
+            writers.setdefault(index, []).append(at)
+        if step.family == "clear_halo":
+            (index,) = written
+            clears.setdefault(shapes[index], []).append(at)
+    clean: set[int] = set()
+    for shape, steps in clears.items():
+        begin, end = next(spans[index] for index in spans if shapes[index] == shape)
+        others = [
+            at
+            for index, (start, stop) in spans.items()
+            if shapes[index] != shape and start < end and begin < stop
+            for at in writers.get(index, ())
+        ]
+        for at, before in zip(steps, (steps[-1], *steps[:-1]), strict=True):
+            since = [one for one in others if (before < one < at if before < at else one > before or one < at)]
+            if not since:
+                clean.add(at)
+    return frozenset(clean)

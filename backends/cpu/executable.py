@@ -101,7 +101,9 @@ class _Plan:
         self.tables = aligned_bytes(max(bound.tables.nbytes, 1))
         self.tables[: bound.tables.nbytes] = bound.tables
         self.functions = np.array([addresses[step.kernel] for step in program.steps], np.int64)
-        self.waits = np.array([not step.joins for step in program.steps], np.int64)
+        self.waits = np.array(
+            [not step.joins and index not in bound.clean for index, step in enumerate(program.steps)], np.int64
+        )
         self.caller = np.flatnonzero(bound.kinds >= bound.input_segment(0))
         self._free: list[_Context] = []
 

@@ -302,8 +302,9 @@ def clear_halo_arguments(step: Step, bound: Binding) -> Sequence[Word]:
     g = bound.geometry(planes)
     top, left, bottom, right = bound.program.halos[bound.program.buffers[planes.planes[0][0]].group]
     starts = g.planes - top * g.row - left * g.pixel
+    count = 0 if bound.is_clean(step) else len(starts)
     return [
-        bound.arena, bound.table(starts), len(starts), g.images, g.height, g.row, g.image, top * g.row, bottom * g.row,
+        bound.arena, bound.table(starts), count, g.images, g.height, g.row, g.image, top * g.row, bottom * g.row,
         left * g.pixel, right * g.pixel,
     ]  # fmt: skip
 

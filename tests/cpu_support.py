@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from support import random_inputs
 
 import convc
+from convc.backends.binding import SLACK
 from convc.backends.cpu import isa
 from convc.interp import run_graph
 from convc.ir.graph import Graph
@@ -54,3 +56,24 @@ def check(
     model = convc.compile(graph, target=target, passes=passes, threads=threads)
     assert_close(model.run(given), expected_outputs(graph, given), graph, tolerance)
     return model
+
+
+def halos(bound: Any, index: int) -> Iterator[tuple[int, int]]:
+    """First and last byte in the arena of each run of the halo that a step clears."""
+    planes = bound.program.steps[index].writes[0]
+    g = bound.geometry(planes)
+    top, left, bottom, right = bound.program.halos[bound.program.buffers[planes.planes[0][0]].group]
+    for start in (SLACK + g.planes - top * g.row - left * g.pixel).tolist():
+        for image in range(g.images):
+            at = start + image * g.image
+            for row in range(g.height + top + bottom):
+                whole = not top <= row < top + g.height
+                yield at + row * g.row, at + row * g.row + (g.row if whole else left * g.pixel)
+                yield at + (row + 1) * g.row - (g.row if whole else right * g.pixel), at + (row + 1) * g.row
+
+
+def clear_halos(bound: Any, arena: Any, steps: Iterable[int]) -> None:
+    """Zero what those steps would clear."""
+    for index in steps:
+        for begin, end in halos(bound, index):
+            arena[begin:end] = 0

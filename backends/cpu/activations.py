@@ -26,6 +26,11 @@ def function_of(activation: Activation) -> tuple[str, tuple[float, ...]]:
     return FUNCTION[activation.name], tuple(float(p) for p in activation.params)
 
 
+def name_end(residual: bool, activation: str) -> list[str]:
+    """The facts that end a convolution kernel's name."""
+    return ["add"] * residual + ([activation] if activation else [])
+
+
 def float_word(value: float) -> int:
     """A float32 as the low half of an int64 argument word."""
     return int(struct.unpack("<I", struct.pack("<f", np.float32(value)))[0])

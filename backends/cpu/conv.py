@@ -11,10 +11,10 @@ computes beyond the row and does not store. The sum runs over k in the table's o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from convc.backends.cpu.activations import write_parameters
+from convc.backends.cpu.activations import name_end, write_parameters
 from convc.backends.cpu.isa import Isa
 from convc.backends.cpu.writer import Writer
 
@@ -57,8 +57,7 @@ class ConvSpec:
         facts = ["f32", "conv" if self.mode == "dense" else f"conv_{self.mode}", f"step{self.step or 'n'}"]
         facts += [f"gap{self.gap}"] * (self.gap > 0)
         facts.append(f"{self.rows}x{self.cols}" + (f"r{self.rest}" if self.rest else "") + f"k{self.unroll}")
-        facts += ["add"] * self.residual + ([self.activation] if self.activation else [])
-        return "_".join(facts) + f"__{isa.name}"
+        return "_".join(facts + name_end(self.residual, self.activation)) + f"__{isa.name}"
 
 
 Panel = Callable[[Writer, ConvSpec, Isa, int, str], None]
@@ -124,14 +123,8 @@ def _chunk(out: Writer, spec: ConvSpec, isa: Isa, cols: int, step: str, paramete
         out("turn = i - first", f"pos = turn * ((stop - begin) // {spec.unroll}) * rate")
         out(f"wp = weights + begin * {size}", f"next = weights + stop * {size}")
         out(f"sum = sums + turn * {spec.rows * spec.cols * isa.lanes * 4}")
-        half = half_rows(spec.rows, cols == spec.cols)
-        if half < spec.rows:
-            with out.block(f"if count > {half}"):
-                _tile(out, spec, isa, spec.rows, cols, step, parameters)
-            with out.block("else"):
-                _tile(out, spec, isa, half, cols, step, parameters)
-        else:
-            _tile(out, spec, isa, spec.rows, cols, step, parameters)
+        for rows in tile_rows(out, "count", spec.rows, cols == spec.cols):
+            _tile(out, spec, isa, rows, cols, step, parameters)
         # the next tile's place by additions: three divisions would take as long as a tile of a depthwise convolution
         out(f"at += {spec.rows}", f"col += {spec.rows}")
         with out.block("if at >= width"):
@@ -184,6 +177,18 @@ def half_rows(rows: int, whole: bool) -> int:
     tile's, have none, to save compiling it; but a tile of 2 rows must read no pixel that is not there.
     """
     return (rows + 1) // 2 if whole or rows <= 2 else rows
+
+
+def tile_rows(out: Writer, left: str, rows: int, whole: bool) -> Iterator[int]:
+    """Rows of the tile to write: of the one for `rows` pixels, and of the smaller one where `left` pixels fit it."""
+    half = half_rows(rows, whole)
+    if half == rows:
+        yield rows
+        return
+    with out.block(f"if {left} > {half}"):
+        yield rows
+    with out.block("else"):
+        yield half
 
 
 def unroll_of(isa: Isa, mode: str, count: int) -> int:

@@ -51,14 +51,8 @@ def _panel(out: Writer, spec: conv.ConvSpec, isa: Isa, cols: int, parameters: st
         out("yp = image * y_image + row * y_row + at * y_step")
         if spec.residual:
             out("rp = image * r_image + row * r_row + at * r_step")
-        half = conv.half_rows(spec.rows, cols == spec.cols)
-        if half < spec.rows:
-            with out.block(f"if count > {half}"):
-                _tile(out, spec, isa, spec.rows, cols, parameters)
-            with out.block("else"):
-                _tile(out, spec, isa, half, cols, parameters)
-        else:
-            _tile(out, spec, isa, spec.rows, cols, parameters)
+        for rows in conv.tile_rows(out, "count", spec.rows, cols == spec.cols):
+            _tile(out, spec, isa, rows, cols, parameters)
         out(f"at += {spec.rows}")
         with out.block("if at >= width"):
             out("at = 0", "row += 1")

@@ -122,7 +122,7 @@ class _Context:
 
     def __init__(self, plan: _Plan) -> None:
         bound = plan.bound
-        # kernels multiply beyond what they store: numbers too small for normal ones would make that a hundredfold slow
+        # kernels multiply beyond what they store: leftovers, read as floats below the normal range, made that slow
         self.arena = aligned_bytes(bound.arena_bytes, zero=True)
         self._bases: Ints = np.zeros(bound.segments, np.int64)
         self._bases[ARENA] = self.arena.ctypes.data

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from convc.backends.cpu import conv
-from convc.backends.cpu.activations import write_parameters
+from convc.backends.cpu.activations import name_end, write_parameters
 from convc.backends.cpu.isa import Isa
 from convc.backends.cpu.writer import Writer
 
@@ -65,8 +65,7 @@ class WinogradSpec:
         """The kernel's name: its facts in order."""
         facts = ["f32", "winograd", f"f{self.m}3"] + [f"d{self.apart}"] * (self.apart > 1)
         facts.append(f"{self.rows}x{self.cols}" + (f"r{self.rest}" if self.rest else "") + f"k{self.unroll}")
-        facts += ["add"] * self.residual + ([self.activation] if self.activation else [])
-        return "_".join(facts) + f"__{isa.name}"
+        return "_".join(facts + name_end(self.residual, self.activation)) + f"__{isa.name}"
 
 
 def emit(spec: WinogradSpec, isa: Isa) -> tuple[str, str]:
@@ -139,14 +138,8 @@ def _multiply(out: Writer, spec: WinogradSpec, isa: Isa, cols: int) -> None:
         out(f"pos = strip * (K // {spec.unroll}) * rate", f"next = weights + K * {cols * vector}")
         out(f"quarter = K * {cols * vector} // 256 * 64")
         out(f"xp = v + point * v_point + strip * {spec.rows * vector}")
-        half = conv.half_rows(spec.rows, cols == spec.cols)
-        if half < spec.rows:
-            with out.block(f"if count - strip * {spec.rows} > {half}"):
-                _strip(out, spec, isa, spec.rows, cols)
-            with out.block("else"):
-                _strip(out, spec, isa, half, cols)
-        else:
-            _strip(out, spec, isa, spec.rows, cols)
+        for rows in conv.tile_rows(out, f"count - strip * {spec.rows}", spec.rows, cols == spec.cols):
+            _strip(out, spec, isa, rows, cols)
 
 
 def _strip(out: Writer, spec: WinogradSpec, isa: Isa, rows: int, cols: int) -> None:

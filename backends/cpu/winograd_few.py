@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from convc.backends.cpu.activations import write_parameters
+from convc.backends.cpu.activations import name_end, write_parameters
 from convc.backends.cpu.isa import Isa
 from convc.backends.cpu.winograd import SIZES, WORDS, add_facts, finish
 from convc.backends.cpu.writer import Writer
@@ -43,8 +43,7 @@ class FewSpec:
         """The kernel's name: its facts in order."""
         facts = ["f32", "winograd", f"f{self.m}3", "few"] + [f"d{self.apart}"] * (self.apart > 1)
         facts += [f"{self.m + 2}x{self.together}"]
-        facts += ["add"] * self.residual + ([self.activation] if self.activation else [])
-        return "_".join(facts) + f"__{isa.name}"
+        return "_".join(facts + name_end(self.residual, self.activation)) + f"__{isa.name}"
 
 
 def together(isa: Isa, m: int) -> int:

@@ -9,18 +9,17 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from cpu_support import TARGETS
+from cpu_support import TARGETS, clear_halos
 
 import convc
-from convc import zoo
-from convc.backends.binding import SLACK, Binding
+from convc.backends.binding import Binding
 from convc.backends.cpu import executable, isa, jit, link, team
 from convc.backends.cpu.lower import ARGUMENTS, lower
 from convc.errors import InputError, LimitError
@@ -86,43 +85,6 @@ def test_the_same_bits_for_any_threads_run_and_batch(target: str, passes: str) -
             alone = model(IMAGES[index : index + 1])
             assert bits(alone) == bits(array[index : index + 1] for array in together)
         assert bits(model(IMAGES[1:4])) == bits(array[1:4] for array in together)
-
-
-def halos(bound: Any, index: int) -> Iterator[tuple[int, int]]:
-    """First and last byte in the arena of each run of the halo that a step clears."""
-    planes = bound.program.steps[index].writes[0]
-    g = bound.geometry(planes)
-    top, left, bottom, right = bound.program.halos[bound.program.buffers[planes.planes[0][0]].group]
-    for start in (SLACK + g.planes - top * g.row - left * g.pixel).tolist():
-        for image in range(g.images):
-            at = start + image * g.image
-            for row in range(g.height + top + bottom):
-                whole = not top <= row < top + g.height
-                yield at + row * g.row, at + row * g.row + (g.row if whole else left * g.pixel)
-                yield at + (row + 1) * g.row - (g.row if whole else right * g.pixel), at + (row + 1) * g.row
-
-
-def clear_halos(bound: Any, arena: Any, steps: Iterable[int]) -> None:
-    for index in steps:
-        for begin, end in halos(bound, index):
-            arena[begin:end] = 0
-
-
-@pytest.mark.parametrize("name", ["mobilenet_v2", "densenet121", "dcgan"])
-def test_halos_that_are_not_cleared_are_zero(name: str) -> None:
-    graph = zoo.build(name)
-    model = convc.compile(graph, threads=1)
-    plan: Any = model.runnable.plan(graph.nominal)  # type: ignore[attr-defined]
-    bound, clean = plan.bound, plan.bound.clean
-    assert clean and all(bound.program.steps[index].family == "clear_halo" for index in clean)
-    inputs = [np.ones(port.type.concrete(graph.nominal), np.float32) for port in model.graph.inputs]
-    stepper = model.runnable.stepper(inputs, graph.nominal)  # type: ignore[attr-defined]
-    arena = stepper._context.arena
-    for _ in range(2):
-        for index in range(stepper.steps):
-            if index in clean:
-                assert not any(arena[begin:end].any() for begin, end in halos(bound, index)), index
-            stepper.run(index, 1)
 
 
 @pytest.mark.parametrize("target", [TARGETS[0], *(pytest.param(t, marks=pytest.mark.slow) for t in TARGETS[1:])])

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from convc.backends.aligned import aligned
-from convc.backends.processors import default_threads
 from convc.backends.program import (
     Buffer,
     Flattened,
@@ -27,6 +25,7 @@ from convc.backends.program import (
 from convc.dims import Size, concrete
 from convc.errors import TargetError
 from convc.ir.graph import Graph, Node
+from convc.parallel import each
 from convc.types import Array, DType, TensorType
 
 if TYPE_CHECKING:
@@ -53,6 +52,8 @@ class Conversions:
 
 
 _UNMADE: Array = np.empty(0)
+LARGE = 1 << 22
+"""Elements of a constant that threads share in packing."""
 """In the place of a packed constant, until `finish`."""
 
 
@@ -69,7 +70,7 @@ class Assembler:
         self.buffers: list[Buffer] = []
         self.kernels: dict[str, str] = {}
         self.packed: dict[str, Array] = {}
-        self._makers: dict[str, Callable[[], Array]] = {}
+        self._makers: dict[str, tuple[int, Callable[[], Array]]] = {}
         self.wanted: dict[str, Ints] = {}
         """Places that a consumer would like a value's channels to have, by node."""
         self._conversions = conversions
@@ -286,16 +287,21 @@ class Assembler:
         found = self._given.get(fresh)
         if found is None or found.size != count or found.dtype != np.dtype(dtype):
             self.packed[fresh] = _UNMADE
-            self._makers[fresh] = make
+            self._makers[fresh] = count, make
         else:
             self.packed[fresh] = aligned(found)
         return fresh
 
     def _make_packed(self) -> None:
-        # NumPy lets go of the interpreter's lock while it moves elements
-        with ThreadPoolExecutor(default_threads()) as pool:
-            made = pool.map(lambda make: aligned(make()), self._makers.values())
-            self.packed.update(zip(self._makers, made, strict=True))
+        """Constants, side by side; large ones first and one by one, for the threads share the work of each."""
+        large = [name for name, (count, _) in self._makers.items() if count >= LARGE]
+        small = [name for name in self._makers if name not in large]
+
+        def make(name: str) -> Array:
+            return aligned(self._makers[name][1]())
+
+        self.packed.update(zip(large, map(make, large), strict=True))
+        self.packed.update(zip(small, each(make, small), strict=True))
 
     # ---- the end -----------------------------------------------------------------------------------------------
 

@@ -140,6 +140,12 @@ class Tensor:
         state.update(self.array.data.cast("B") if self.array.size and self.array.ndim else self.array.tobytes())
         return f"sha256:{state.hexdigest()[:32]}"
 
+    @cached_property
+    def largest(self) -> float:
+        """The largest magnitude, 0 where there are no elements; infinite or NaN where one of them is."""
+        elements = self.array
+        return float(max(elements.max(), -elements.min())) if elements.size else 0.0
+
     def __eq__(self, other: object) -> bool:
         if self is other:
             return True

@@ -40,8 +40,9 @@ def find(kernel: Kernel) -> Sequence[Chain] | str | None:
         (out * channels * taps - 1) // (channels + out * taps),
     )
     modes = ("output", "input")[: 1 if taps == 1 else 2]
-    first = kernel.by_group()[:1]
-    off = [off_rank(_unfolded(first, mode)[0], most[i]) for i, mode in enumerate(modes)]
+    first = kernel.by_group()[0].reshape(out, 1, channels, taps)
+    views = (first, first.transpose(2, 1, 0, 3))
+    off = [off_rank(views[i], most[i]) for i in range(len(modes))]
     if all(off):
         limits = " and ".join(f"{most[i]} of its {mode} channels by {off[i]:.2g}" for i, mode in enumerate(modes))
         return f"no low rank: a row is off the span of {limits}"

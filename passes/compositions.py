@@ -118,7 +118,7 @@ def _right_factor(w: Array, size: int) -> Array | str:
     between, k = w.shape[1:3]
     shifts = _shifts(w, size)
     span, lines = (shifts + k - size) * between, size * size * between
-    off = off_rank(_shifted(w.sum(3), shifts), span)
+    off = off_rank(_shifted(w.sum(3), shifts)[:, None, :, None], span)
     if off:
         return f"no {size}x{size} with {between} channels between divides it: a row of its multiples is {off:.2g} off"
     gram = np.zeros((size, size * between, size, size * between))

@@ -21,15 +21,18 @@ def scaled_weights(draft: Draft, conv: Node, affine: Affine) -> dict[str, Array]
     with np.errstate(all="ignore"):
         values = {"b": (affine.scale * bias + affine.shift).astype(w.dtype)}
         if np.any(affine.scale != 1):
-            values["w"] = _scaled(conv, w.astype(np.float64), affine.scale).astype(w.dtype)
+            values["w"] = _scaled(conv, w, affine.scale)
     return values
 
 
 def _scaled(conv: Node, w: Array, scale: Array) -> Array:
-    """Each output channel's weights times its scale."""
-    if conv.op != "conv_transpose2d":
-        scaled: Array = w * scale.reshape(-1, *(1,) * (w.ndim - 1))
-        return scaled
-    groups = conv.attrs["groups"]
-    split = w.reshape(groups, w.shape[0] // groups, *w.shape[1:])
-    return np.asarray(split * scale.reshape(groups, 1, w.shape[1], 1, 1)).reshape(w.shape)
+    """Each output channel's weights times its scale, in float64, rounded once."""
+    if conv.op == "conv_transpose2d":
+        groups = conv.attrs["groups"]
+        split = w.reshape(groups, w.shape[0] // groups, *w.shape[1:])
+        factors = scale.reshape(groups, 1, w.shape[1], 1, 1)
+    else:
+        split, factors = w, scale.reshape(-1, *(1,) * (w.ndim - 1))
+    scaled = np.empty_like(split)
+    np.multiply(split, factors, out=scaled, dtype=np.float64, casting="same_kind")
+    return scaled.reshape(w.shape)

@@ -16,22 +16,26 @@ ROUNDING = TOLERANCE / 4
 """What is left out of a matrix of low rank is below it, relative to its largest element times the root of its size."""
 
 
-def off_rank(matrix: Array, rank: int) -> float:
+def off_rank(tensor: Array, rank: int) -> float:
     """How far some row is off the span of `rank` others, as a share of its length: above 0, the rank is higher.
 
-    0 where this quick look, at rank + 1 rows and half as many columns again, is not certain. Takes milliseconds
-    where singular values take seconds: one Cholesky factor, in float32.
+    The matrix is [(a, b), (c, d)] of a tensor [a, b, c, d]. 0 where this quick look, at rank + 1 rows and half as many
+    columns again, is not certain. Takes milliseconds where singular values take seconds: one Cholesky factor, in
+    float32, of elements that are gathered for it alone.
     """
-    if min(matrix.shape) <= rank:
+    a, b, c, d = tensor.shape
+    if min(a * b, c * d) <= rank:
         return 0.0
-    if matrix.shape[0] > matrix.shape[1]:
-        matrix = matrix.T
+    if a * b > c * d:
+        tensor = tensor.transpose(2, 3, 0, 1)
+        a, b, c, d = tensor.shape
     height, width = rank + 1, rank + rank // 2 + 16
-    found = _residual(matrix[:height, :width])  # the first ones lie together in memory
+    corner = tensor[: -(-height // b), :, : -(-width // d)]  # the first ones lie together in memory
+    found = _residual(corner.reshape(corner.shape[0] * b, -1)[:height, :width])
     if not found:
         random = np.random.default_rng(0)
-        rows, columns = random.permutation(matrix.shape[0])[:height], random.permutation(matrix.shape[1])[:width]
-        found = _residual(matrix[rows[:, None], columns])
+        rows, columns = random.permutation(a * b)[:height, None], random.permutation(c * d)[:width]
+        found = _residual(tensor[rows // b, rows % b, columns // d, columns % d])
     return found
 
 

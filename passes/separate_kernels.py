@@ -65,7 +65,7 @@ def split_planes(kernel: Kernel, rank: int) -> Chain:
 def _whole(kernel: Kernel) -> Sequence[Chain] | str:
     _, out, channels, rows, columns = kernel.shape
     most = _fewer(out * channels * rows * columns, channels * columns + out * rows)
-    off = off_rank(_matrices(kernel.by_group()[:1])[0], most)
+    off = off_rank(kernel.by_group()[0].transpose(0, 2, 1, 3), most)
     if off:
         return f"its rank exceeds {most}, where {rows}x1 after 1x{columns} saves nothing: a row is {off:.2g} off"
     matrices = _matrices(kernel.wide())

@@ -35,7 +35,11 @@ class Room:
 
 ROOMS = {
     "base": Room(
-        ("convc", "convc.errors", "convc.dims", "convc.types", "convc.limits", "convc.files", "convc.interrupts"), set()
+        (
+            "convc", "convc.errors", "convc.dims", "convc.types", "convc.limits", "convc.files", "convc.interrupts",
+            "convc.processors", "convc.parallel",
+        ),
+        set(),
     ),
     "container": Room(("convc.container", "convc.tensors"), BASE),
     "ops": Room(("convc.ops",), BASE),

@@ -12,10 +12,10 @@ from pathlib import Path
 from convc.backends.cpu.driver import DRIVERS
 from convc.backends.cpu.isa import Isa
 from convc.backends.cpu.link import link
-from convc.backends.processors import default_threads
 from convc.backends.store import Store
 from convc.backends.store import store as default_store
 from convc.backends.workers import Compiler, Progress, begun_early, build
+from convc.processors import default_threads
 
 GENERATOR_FILES = (
     "primitives.py",

@@ -12,6 +12,7 @@ from convc.backends.cpu import conv
 from convc.backends.program import Ints, Planes
 from convc.dims import concrete
 from convc.ir.graph import Graph, Node
+from convc.parallel import each
 from convc.types import Array
 
 RELAYOUT_CYCLES = 24
@@ -188,16 +189,24 @@ def pack_weights(weights: Array, channels: Channels, columns: Ints, cols: int) -
     groups, count = columns.shape
     lanes = channels.slots.shape[1]
     packed: Array = aligned_empty(channels.slots.size * count, np.float32)
+    tiles: list[tuple[int, int, int, int]] = []  # group, first block, blocks, first element
     start = 0
     for group in range(groups):
         block = group * channels.group_blocks
-        in_order = bool((columns[group] == np.arange(weights.shape[1])).all()) if count == weights.shape[1] else False
         for width in conv.tiles_of(channels.group_blocks, cols):
-            slots = channels.slots[block : block + width].reshape(-1)
-            rows = rows_of(weights, slots)
-            tile = packed[start : start + width * lanes * count].reshape(count, width * lanes)
-            np.copyto(tile, (rows if in_order else rows[:, columns[group]]).T)
-            tile[:, slots < 0] = 0.0
-            start += tile.size
+            tiles.append((group, block, width, start))
+            start += count * width * lanes
             block += width
+
+    def pack(tile: tuple[int, int, int, int]) -> None:
+        group, block, width, start = tile
+        slots = channels.slots[block : block + width].reshape(-1)
+        rows = rows_of(weights, slots)
+        if len(columns[group]) != weights.shape[1] or (columns[group] != np.arange(weights.shape[1])).any():
+            rows = rows[:, columns[group]]
+        to = packed[start : start + count * len(slots)].reshape(count, -1)
+        np.copyto(to, rows.T)
+        to[:, slots < 0] = 0.0
+
+    each(pack, tiles)
     return packed

@@ -14,12 +14,12 @@ from convc.backends.cpu.driver import DRIVERS
 from convc.backends.cpu.executable import Executable
 from convc.backends.cpu.lower import lower_with
 from convc.backends.cpu.tune import tuned
-from convc.backends.processors import default_threads
 from convc.backends.store import store
 from convc.backends.workers import Progress
 from convc.errors import InputError
 from convc.ir.graph import Graph
 from convc.limits import Limits
+from convc.processors import default_threads
 from convc.types import Array
 
 

@@ -22,6 +22,7 @@ from convc.backends.cpu.winograd_plan import part_blocks, plan_blocks, tile_grid
 from convc.backends.cpu.winograd_points import transform_kernels, weigh_kernels
 from convc.backends.program import Ints, Planes, Step
 from convc.ir.graph import Node
+from convc.parallel import each
 from convc.types import Array
 
 
@@ -91,16 +92,23 @@ def pack_points(points: Array, channels: Channels, inputs: Ints, cols: int) -> A
     packed: Array = aligned_empty(channels.slots.size * len(inputs) * len(points), np.float32)
     by_point = packed.reshape(len(points), -1)
     in_order = bool((inputs == np.arange(points.shape[2])).all()) if len(inputs) == points.shape[2] else False
+    tiles: list[tuple[int, int, int]] = []  # first block, blocks, first element
     start = block = 0
     for width in conv.tiles_of(channels.group_blocks, cols):
+        tiles.append((block, width, start))
+        start += len(inputs) * width * lanes
+        block += width
+
+    def pack(tile: tuple[int, int, int]) -> None:
+        block, width, start = tile
         slots = channels.slots[block : block + width].reshape(-1)
         chosen = rows_of(points.swapaxes(0, 1), slots).swapaxes(0, 1)
-        size = len(inputs) * width * lanes
-        tile = by_point[:, start : start + size].reshape(len(points), len(inputs), width * lanes)
-        np.copyto(tile, (chosen if in_order else chosen[:, :, inputs]).swapaxes(1, 2))
-        tile[:, :, slots < 0] = 0.0
-        start += size
-        block += width
+        size = len(inputs) * len(slots)
+        to = by_point[:, start : start + size].reshape(len(points), len(inputs), -1)
+        np.copyto(to, (chosen if in_order else chosen[:, :, inputs]).swapaxes(1, 2))
+        to[:, :, slots < 0] = 0.0
+
+    each(pack, tiles)
     return packed
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from convc.parallel import each
 from convc.types import Array
 
 Matrix = npt.NDArray[np.float64]
@@ -17,7 +18,7 @@ that of the direct sum (root mean square, 256 channels); the usual points of F(4
 """
 
 AT_A_TIME = 8192
-"""Kernels that are transformed together."""
+"""Kernels that are transformed together: what they take in float64 stays in a cache."""
 
 
 def matrices(m: int) -> tuple[Matrix, Matrix, Matrix]:
@@ -58,6 +59,9 @@ def transform_kernels(weights: Array, m: int) -> Array:
     g = matrices(m)[1]
     both, kernels = np.kron(g, g), weights.reshape(-1, 9)
     points: Array = np.empty((len(both), len(kernels)), np.float32)
-    for at in range(0, len(kernels), AT_A_TIME):  # what float64 takes stays in a cache
+
+    def transform(at: int) -> None:
         points[:, at : at + AT_A_TIME] = both @ kernels[at : at + AT_A_TIME].T.astype(np.float64)
+
+    each(transform, range(0, len(kernels), AT_A_TIME))
     return points.reshape(-1, *weights.shape[:2])

@@ -247,7 +247,7 @@ def configurations(
     args: argparse.Namespace, compile: Compile
 ) -> Iterator[tuple[int, Graph, dict[str, Array], CompiledModel | None]]:
     """Threads, graph, inputs, and the model where it is compiled already, for each combination that is asked for."""
-    from convc.backends.processors import default_threads
+    from convc.processors import default_threads
 
     compiled = models.is_compiled(args.model)
     first: Any = _load(args, None) if compiled else models.Described.of(models.read_graph(args))

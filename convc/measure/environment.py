@@ -20,8 +20,8 @@ PACKAGES = (
 def environment() -> dict[str, Any]:
     """The facts as plain JSON values. `load` is the number of running processes over the last minute, where known."""
     from convc.backends.cpu.isa import available
-    from convc.backends.processors import default_threads
     from convc.backends.store import store
+    from convc.processors import default_threads
 
     return {
         "convc": __version__,

@@ -127,8 +127,11 @@ def test_a_quick_look_proves_only_ranks_that_are_higher(rank: int, shape: tuple[
     random = np.random.default_rng(rank)
     low = random.normal(size=(shape[0], rank)) @ random.normal(size=(rank, shape[1]))
     rounded = low.astype(np.float32).astype(np.float64)
-    assert off_rank(rounded, rank) == off_rank(rounded, rank + 1) == 0
-    assert rank > 0.8 * min(shape) or off_rank(random.normal(size=shape), rank) > 0.1
+    high = random.normal(size=shape)
+    for tensor in (shape[0], 1, shape[1], 1), (shape[0] // 4, 4, shape[1] // 5, 5):
+        assert off_rank(rounded[: shape[0], : tensor[2] * tensor[3]].reshape(tensor), rank) == 0
+        assert off_rank(rounded[: shape[0], : tensor[2] * tensor[3]].reshape(tensor), rank + 1) == 0
+        assert rank > 0.8 * min(shape) or off_rank(high[:, : tensor[2] * tensor[3]].reshape(tensor), rank) > 0.1
 
 
 @pytest.mark.parametrize("rank", [1, 7, 30])

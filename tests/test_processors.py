@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from convc.backends import processors
+from convc import processors
 
 
 def lay(root: Path, monkeypatch: pytest.MonkeyPatch, own: str, files: dict[str, str]) -> None:

@@ -89,8 +89,13 @@ def lower_slice(asm: Assembler, node: Node) -> None:
     picked = axis == 1 and isinstance(count, int) and _pick(asm, node, start + step * np.arange(count))
     if picked:
         return
-    take = lambda bound, size: bound.size(start) + step * np.arange(bound.size(count))  # noqa: E731
-    _copy(asm, node, _axis_tables(asm, node, {axis: take}))
+    _copy(asm, node, _axis_tables(asm, node, {axis: lambda bound, size: sliced(node, bound)}))
+
+
+def sliced(node: Node, bound: Binding) -> Ints:
+    """Indices of a slice along its axis."""
+    count = bound.size(node.type.shape[node.attrs["axis"] % node.type.rank])
+    return bound.size(node.attrs["start"]) + node.attrs["step"] * np.arange(count)
 
 
 def lower_gather(asm: Assembler, node: Node) -> None:
@@ -177,23 +182,20 @@ def lower_expand(asm: Assembler, node: Node) -> None:
 
 
 def lower_pad(asm: Assembler, node: Node) -> None:
-    """pad: indices padded by NumPy's own rule, -1 where the fill value goes; negative padding crops."""
-    mode = node.attrs["mode"]
-
-    def along(axis: int) -> object:
-        before, after = node.attrs["before"][axis], node.attrs["after"][axis]
-
-        def index(bound: Binding, size: int) -> Ints:
-            kept = np.arange(max(-before, 0), size - max(-after, 0))
-            width = (max(before, 0), max(after, 0))
-            if mode == "constant":
-                return np.pad(kept, width, constant_values=-1)
-            return np.pad(kept, width, mode=mode)
-
-        return index
-
-    axes = {a: along(a) for a in range(node.type.rank) if node.attrs["before"][a] or node.attrs["after"][a]}
+    """pad: by index."""
+    changed = [a for a in range(node.type.rank) if node.attrs["before"][a] or node.attrs["after"][a]]
+    axes = {axis: lambda bound, size, axis=axis: padded(node, axis, size) for axis in changed}
     _copy(asm, node, _axis_tables(asm, node, axes), fill=node.attrs["value"])
+
+
+def padded(node: Node, axis: int, size: int) -> Ints:
+    """Indices of a pad along an axis by NumPy's own rule, -1 where the fill value goes; negative padding crops."""
+    before, after, mode = node.attrs["before"][axis], node.attrs["after"][axis], node.attrs["mode"]
+    kept = np.arange(max(-before, 0), size - max(-after, 0))
+    width = (max(before, 0), max(after, 0))
+    if mode == "constant":
+        return np.pad(kept, width, constant_values=-1)
+    return np.pad(kept, width, mode=mode)
 
 
 def lower_depth(asm: Assembler, node: Node) -> None:

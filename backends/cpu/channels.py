@@ -204,7 +204,7 @@ def pack_weights(weights: Array, channels: Channels, columns: Ints, cols: int) -
         rows = rows_of(weights, slots)
         if len(columns[group]) != weights.shape[1] or (columns[group] != np.arange(weights.shape[1])).any():
             rows = rows[:, columns[group]]
-        to = packed[start : start + count * len(slots)].reshape(count, -1)
+        to = packed[start : start + count * len(slots)].reshape(count, len(slots))
         np.copyto(to, rows.T)
         to[:, slots < 0] = 0.0
 

@@ -38,7 +38,8 @@ L2_BYTES_A_CYCLE = 14.0
 @dataclass(frozen=True, slots=True)
 class ConvSpec:
     """What changes a convolution kernel's instructions. `step`: bytes between input pixels, 0 if given at run time.
-    `unroll`: k-steps a turn of the loop, of which the number of steps is a multiple. `gap`: see `conv_window.py`.
+    `unroll`: k-steps a turn of the loop, of which the number of steps is a multiple. `gap`: see `conv_window.py`;
+    `outputs`: see `conv_dot.py`.
     """
 
     mode: str
@@ -51,11 +52,12 @@ class ConvSpec:
     activation: str
     params: int
     gap: int = 0
+    outputs: int = 0
 
     def name(self, isa: Isa) -> str:
         """The kernel's name: its facts in order."""
         facts = ["f32", "conv" if self.mode == "dense" else f"conv_{self.mode}", f"step{self.step or 'n'}"]
-        facts += [f"gap{self.gap}"] * (self.gap > 0)
+        facts += [f"gap{self.gap}"] * (self.gap > 0) + [f"to{self.outputs}"] * (self.outputs > 0)
         facts.append(f"{self.rows}x{self.cols}" + (f"r{self.rest}" if self.rest else "") + f"k{self.unroll}")
         return "_".join(facts + name_end(self.residual, self.activation)) + f"__{isa.name}"
 
@@ -112,27 +114,51 @@ def _chunk(out: Writer, spec: ConvSpec, isa: Isa, cols: int, step: str, paramete
     most = fetches(size, spec.unroll) * 1024
     out("span = end - first", "if span < 1: span = 1", f"rate = {max(size * spec.unroll // 64, 1) * 1024} // span")
     out(f"if rate > {most}: rate = {most}")
-    out("image = first // per_image", "j = first - image * per_image", "row = j // per_row")
-    out(f"at = (j - row * per_row) * {spec.rows}", "line = at // wrap", "col = at - line * wrap")
+    begin_tiles(out, spec)
     with out.block("for i in range(first, end)"):
-        out("count = width - at")
-        out(f"xp = x + image * x_image + row * x_row + line * x_wrap + col * {step}")
-        out("yp = image * y_image + row * y_row + line * y_wrap + col * y_step", "y_gap = y_wrap - wrap * y_step")
-        if spec.residual:
-            out("rp = image * r_image + row * r_row + line * r_wrap + col * r_step", "r_gap = r_wrap - wrap * r_step")
+        place_tile(out, spec, step)
         out("turn = i - first", f"pos = turn * ((stop - begin) // {spec.unroll}) * rate")
         out(f"wp = weights + begin * {size}", f"next = weights + stop * {size}")
         out(f"sum = sums + turn * {spec.rows * spec.cols * isa.lanes * 4}")
         for rows in tile_rows(out, "count", spec.rows, cols == spec.cols):
             _tile(out, spec, isa, rows, cols, step, parameters)
-        # the next tile's place by additions: three divisions would take as long as a tile of a depthwise convolution
-        out(f"at += {spec.rows}", f"col += {spec.rows}")
-        with out.block("if at >= width"):
-            out("at = 0", "line = 0", "col = 0", "row += 1")
-            with out.block("if row == rows"):
-                out("row = 0", "image += 1")
-        with out.block("while col >= wrap"):
-            out("col -= wrap", "line += 1")
+        next_tile(out, spec)
+
+
+def begin_tiles(out: Writer, spec: ConvSpec) -> None:
+    """Where the panel's first tile lies: image, row, pixel `at` of a row, which are lines of `wrap` pixels."""
+    out("image = first // per_image", "j = first - image * per_image", "row = j // per_row")
+    out(f"at = (j - row * per_row) * {spec.rows}", "line = at // wrap", "col = at - line * wrap")
+
+
+def place_tile(out: Writer, spec: ConvSpec, step: str) -> None:
+    """Where its first pixel is read, written, and added to; `count`: pixels to the end of the row."""
+    out("count = width - at")
+    out(f"xp = x + image * x_image + row * x_row + line * x_wrap + col * {step}")
+    out("yp = image * y_image + row * y_row + line * y_wrap + col * y_step", "y_gap = y_wrap - wrap * y_step")
+    if spec.residual:
+        out("rp = image * r_image + row * r_row + line * r_wrap + col * r_step", "r_gap = r_wrap - wrap * r_step")
+
+
+def next_tile(out: Writer, spec: ConvSpec) -> None:
+    """The next tile's place by additions: three divisions would take as long as a tile of a depthwise convolution."""
+    out(f"at += {spec.rows}", f"col += {spec.rows}")
+    with out.block("if at >= width"):
+        out("at = 0", "line = 0", "col = 0", "row += 1")
+        with out.block("if row == rows"):
+            out("row = 0", "image += 1")
+    with out.block("while col >= wrap"):
+        out("col -= wrap", "line += 1")
+
+
+def finish_tile(out: Writer, spec: ConvSpec, acc: str, parameters: str) -> None:
+    """Residual, activation, and the outputs of a tile stored."""
+    if spec.residual:
+        with out.block("if r_planes != 0"):
+            out(f"{acc} = tile_add({acc}, r, rt, rp, r_step, col, wrap, r_gap)")
+    if spec.activation:
+        out(f"{acc} = v_{spec.activation}({acc}{parameters})")
+    out(f"tile_store({acc}, y, yt, yp, y_step, col, wrap, y_gap, count)")
 
 
 def _tile(out: Writer, spec: ConvSpec, isa: Isa, rows: int, cols: int, step: str, parameters: str) -> None:
@@ -164,12 +190,7 @@ def _tile(out: Writer, spec: ConvSpec, isa: Isa, rows: int, cols: int, step: str
     with out.block("if stop < K"):
         out(f"points_store({acc}, sum, {rows * vector})")
     with out.block("else"):
-        if spec.residual:
-            with out.block("if r_planes != 0"):
-                out(f"{acc} = tile_add({acc}, r, rt, rp, r_step, col, wrap, r_gap)")
-        if spec.activation:
-            out(f"{acc} = v_{spec.activation}({acc}{parameters})")
-        out(f"tile_store({acc}, y, yt, yp, y_step, col, wrap, y_gap, count)")
+        finish_tile(out, spec, acc, parameters)
 
 
 def half_rows(rows: int, whole: bool) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 
 from convc.backends.assemble import Assembler
 from convc.backends.binding import SLACK, Binding, Word, offsets_table
-from convc.backends.cpu import conv, merge, winograd_call
+from convc.backends.cpu import conv, conv_dot, merge, winograd_call
 from convc.backends.cpu.activations import float_word, function_of
 from convc.backends.cpu.channels import (
     Channels,
@@ -27,6 +27,7 @@ from convc.backends.cpu.choice import Choice, Facts, candidates
 from convc.backends.cpu.conv_window import row_of_taps, windowed
 from convc.backends.cpu.isa import Isa
 from convc.backends.cpu.prologue import lower_prologue
+from convc.backends.cpu.regions import Run, regions_of
 from convc.backends.cpu.split import Work, pixel_parts
 from convc.backends.operands import constant_of, transposed_taps
 from convc.backends.program import Ints, Planes, Step
@@ -71,6 +72,7 @@ def lower_conv2d(asm: Assembler, node: Node, isa: Isa) -> None:
     x_name = str(node.inputs[0])
     mapped = lower_prologue(asm, node, isa)
     narrow = groups == 1 and width * 2 <= isa.lanes and not asm.has_planes(x_name)
+    narrow = narrow and asm.graph[x_name].type.shape[2:] != (1, 1)
     x = mapped or asm.planes(x_name, 1 if narrow else None)
     channels, residual = match_channels(asm, node, x, out, width * groups, groups, isa)
     stride = node.attrs["stride"]
@@ -86,19 +88,67 @@ def lower_conv2d(asm: Assembler, node: Node, isa: Isa) -> None:
             channels.group_blocks, flat, dh if square else 0,
         )  # fmt: skip
         ranked = candidates(isa, facts)
+    taps, order = make_taps(
+        x, channels, [(r, s, r * dh - top, s * dw - left) for r in range(height) for s in range(breadth)], breadth
+    )
+    if ranked and _vectors(isa, x, channels, taps, facts.images * facts.height * facts.width, ranked[0][1]):
+        ranked = ()  # the kernel for few outputs is the only one of its kind
+    cut = _regions(asm, node, isa, x, channels, (height, breadth), ranked, step)
+    if cut:
+        asm.candidates[node.name] = []
+        _append_regions(asm, node, isa, x, residual, channels, weights, step, cut)
+        return
     choice = _chosen(asm, node, ranked, (step, channels.group_blocks))
     asm.candidates[node.name] = [one for one, _ in ranked]
     if choice is not None and choice.m:
         _append_winograd(asm, node, isa, choice, x, residual, channels, weights)
         return
     asm.need_halo(x, (top, left, bottom, right))
-    taps, order = make_taps(
-        x, channels, [(r, s, r * dh - top, s * dw - left) for r in range(height) for s in range(breadth)], breadth
-    )
     y = asm.new_planes(node.name, node.type, places=channels.places)
     packed = weights.reshape(out, -1)
     tile = (choice.rows, choice.cols) if choice is not None else None
     _append(asm, node, isa, x, y, residual, channels, taps, order, packed, step, stride, flat, tile=tile)
+    asm.define(y)
+
+
+def _regions(
+    asm: Assembler, node: Node, isa: Isa, x: Planes, channels: Channels, kernel: tuple[int, int],
+    ranked: Sequence[tuple[Choice, float]], step: int,
+) -> Sequence[tuple[Run, Run]]:  # fmt: skip
+    if _is_exact(step, isa):
+        return ()
+    shape = asm.graph[str(node.inputs[0])].type.shape
+    bundles, terms = channels.inputs.shape
+    images, _, rows, columns = (concrete(size, asm.graph.nominal) for size in node.type.shape)
+    count = terms * kernel[0] * kernel[1]
+    if ranked:
+        cycles = ranked[0][1]
+    else:
+        tile = conv.choose_tile(isa, channels.group_blocks, count, columns, images * rows)
+        cycles = bundles * count * conv.tile_cycles(isa, tile, channels.group_blocks, count, columns, images * rows)
+    return regions_of(isa, node, shape, kernel, len(x.planes), bundles, terms, channels.group_blocks, cycles)
+
+
+def _append_regions(
+    asm: Assembler, node: Node, isa: Isa, x: Planes, residual: Planes | None, channels: Channels, weights: Array,
+    step: int, cut: Sequence[tuple[Run, Run]],
+) -> None:  # fmt: skip
+    (top, left, _, _), (dh, dw), stride = (node.attrs[name] for name in ("padding", "dilation", "stride"))
+    height, breadth = weights.shape[2:]
+    y = asm.new_planes(node.name, node.type, places=channels.places)
+    for index, (down, along) in enumerate(cut):
+        pixels = [
+            (r, s, down.start * stride[0] + r * dh - top, along.start * stride[1] + s * dw - left)
+            for r in down.taps
+            for s in along.taps
+        ]
+        taps, order = make_taps(x, channels, pixels, breadth)
+        order = order if pixels else np.zeros((len(channels.inputs), 0), np.int64)
+        _append(
+            asm, node, isa, x, y, residual, channels, taps, order, weights.reshape(len(weights), -1), step, stride,
+            False, size=(down.count, along.count), start=(down.start, along.start), taps_in_kernel=height * breadth,
+            joins=index < len(cut) - 1,
+        )  # fmt: skip
     asm.define(y)
 
 
@@ -231,7 +281,8 @@ def _append(
     lines, pixels = concrete(y.batch * height, nominal), concrete(width, nominal)
     if flat:
         lines, pixels = 1, lines * pixels
-    if _is_exact(max(step, every[1] * isa.lanes * 4) if step else 0, isa):
+    exact = _is_exact(max(step, every[1] * isa.lanes * 4) if step else 0, isa)
+    if exact:
         tile = (EXACT_ROWS, min(isa.registers // 4, channels.group_blocks))
     elif tile is None:
         tile = conv.choose_tile(isa, channels.group_blocks, max(taps.plane.shape[1], 1), max(pixels, 1), max(lines, 1))
@@ -240,16 +291,26 @@ def _append(
     rest = channels.group_blocks % tile[1]
     unroll = conv.unroll_of(isa, channels.mode, taps.plane.shape[1])
     spec = conv.ConvSpec(channels.mode, step, *tile, rest, unroll, residual is not None, function, len(params))
+    direct = conv.tile_cycles(isa, (spec.rows, spec.cols), 1, taps.plane.shape[1], pixels, lines)
+    vectors = None if exact else _vectors(isa, x, channels, taps, lines * pixels, direct * taps.plane.shape[1])
+    if vectors is not None:
+        spec = conv_dot.across(spec, isa, conv_dot.outputs_of(channels))
     if channels.inputs.shape[1] == 1 and every == (1, 1):
         across, gap = row_of_taps(taps.dy[0], taps.dx[0])
         spec = windowed(spec, isa, across, gap * x.lanes * 4)
     if taps_in_kernel is None:
         taps_in_kernel = weights.shape[1] // channels.inputs.shape[1]
     columns = order[..., 0] * taps_in_kernel + order[..., 1] if order.ndim == 3 else order
-    count = channels.slots.size * columns.shape[1]
-    packed = asm.pack_later(f"{node.name}.w", count, lambda: pack_weights(weights, channels, columns, tile[1]))
+
+    def pack() -> Array:
+        if vectors is not None:
+            return conv_dot.pack(weights, channels, columns)
+        return pack_weights(weights, channels, columns, tile[1])
+
+    count = (spec.outputs or channels.slots.size) * columns.shape[1]
+    packed = asm.pack_later(f"{node.name}.w", count, pack)
     call = ConvCall(
-        spec, taps, stride, height, width, start, every, channels.group_blocks, packed,
+        spec, vectors or taps, stride, height, width, start, every, channels.group_blocks, packed,
         asm.pack(f"{node.name}.b", bias_of(asm, node, channels)), params,
     )  # fmt: skip
     reads = (x, residual) if residual is not None else (x,)
@@ -257,6 +318,15 @@ def _append(
     if residual is not None and every == (1, 1):
         facts["in_place"] = 1
     asm.step(merge.emit(spec, isa), "conv", node.name, reads, (y,), facts, joins=joins)
+
+
+def _vectors(isa: Isa, x: Planes, channels: Channels, taps: Taps, pixels: int, cycles: float) -> Taps | None:
+    """The taps by whole vectors of channels, where the kernel for few outputs is predicted to take fewer cycles."""
+    vectors = conv_dot.whole_vectors(channels, taps, isa.lanes) if x.lanes == isa.lanes else None
+    if vectors is None:
+        return None
+    needed = conv_dot.cycles(isa, conv_dot.outputs_of(channels), vectors.plane.shape[1], pixels)
+    return vectors if needed < cycles else None
 
 
 def arguments(step: Step, bound: Binding) -> Sequence[Word]:
@@ -281,8 +351,9 @@ def arguments(step: Step, bound: Binding) -> Sequence[Word]:
         single = not taps.dy.any() and not taps.dx.any() and (sh, sw, ey, ex) == (1, 1, 1, 1)
         if single and x.flat_rows and x.height == rows and x.width == width:
             wrap, x_wrap, y_wrap, r_wrap = width, x.row, y.row, r.row
+            alone = y.height == rows  # not one region of several
             rows, width = 1, rows * width
-            if x.flat_images and y.image == y.height * y.row and r.image == r.height * r.row:
+            if alone and x.flat_images and y.image == y.height * y.row and r.image == r.height * r.row:
                 images, width = 1, images * width
     (groups, count), lanes = taps.plane.shape, target.lanes
     total = images * rows * -(-width // call.spec.rows)

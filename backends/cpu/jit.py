@@ -41,11 +41,12 @@ def compile_llvm(name: str, source: str, isa: Isa) -> str:
 def _lower(name: str, source: str, isa: Isa) -> tuple[Any, Any]:
     import llvmlite.binding as llvm
 
-    from convc.backends.cpu import numba_ir, primitives, runtime_primitives, tiles, vecmath, winograd_primitives
+    from convc.backends.cpu import numba_ir, primitives, runtime_primitives, squares, tiles, vecmath
+    from convc.backends.cpu import winograd_primitives as winograd
     from convc.backends.cpu.link import initialize
 
     initialize()
-    parts = (primitives, tiles, vecmath, winograd_primitives, runtime_primitives)
+    parts = (primitives, tiles, squares, vecmath, winograd, runtime_primitives)
     space: dict[str, Any] = {name: one for part in parts for name, one in part.VOCABULARY.items()}
     exec(compile(source, f"<kernel {name}>", "exec"), space)
     arity = source[source.index("(") + 1 : source.index(")")].count(",") + 1

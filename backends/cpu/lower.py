@@ -15,10 +15,13 @@ from convc.backends.cpu import (
     maps,
     matmul,
     moves,
+    norm_planes,
     normalisation,
+    pack,
     pooling,
     reductions,
     resampling,
+    take,
     winograd_call,
 )  # fmt: skip
 from convc.backends.cpu.choice import Choice
@@ -34,6 +37,8 @@ from convc.types import Array
 if TYPE_CHECKING:
     from convc.backends.binding import Binding, Word
 
+MANY_ROWS = 8
+"""Rows of a linear layer from which its weights, once in a cache, serve often enough for a convolution's kernels."""
 Lower = Callable[[Assembler, Node, Isa], None]
 
 
@@ -56,20 +61,21 @@ LOWER: dict[str, Lower] = {
     "argmax": reductions.lower_along, "layer_norm": normalisation.lower_norm, "instance_norm": normalisation.lower_norm,
     "group_norm": normalisation.lower_norm, "lrn": normalisation.lower_lrn, "resize": resampling.lower_resampling,
     **{op: _for_any_target(lower) for op, lower in shaping.LOWER.items()},
+    "pad": take.lower_pad, "slice": take.lower_slice,
     **dict.fromkeys(reductions.REDUCE, reductions.lower_reduce),
     **dict.fromkeys(ELEMENTWISE, elementwise.lower_elementwise),
 }  # fmt: skip
 
 ARGUMENTS: Mapping[str, Callable[[Step, Binding], Sequence[Word]]] = {
     "conv": convolution.arguments, "winograd": winograd_call.arguments, "linear": linear_call.arguments,
-    "pack": moves.pack_arguments,
-    "unpack": moves.unpack_arguments,
+    "pack": pack.pack_arguments, "unpack": pack.unpack_arguments,
     "relayout": moves.relayout_arguments, "clear_halo": moves.clear_halo_arguments,
     "index_copy": moves.index_copy_arguments, "map_planes": maps.planes_arguments,
     "map_plain": maps.plain_arguments, "map_scalar": maps.scalar_arguments, "pool": pooling.pool_arguments,
     "global_pool": pooling.global_arguments, "along": reductions.along_arguments,
-    "norm": normalisation.norm_arguments, "lrn": normalisation.lrn_arguments, "matmul": matmul.matmul_arguments,
-    "resize": resampling.resize_arguments, "gather": moves.gather_arguments,
+    "norm": normalisation.norm_arguments, "norm_planes": norm_planes.arguments, "lrn": normalisation.lrn_arguments,
+    "matmul": matmul.matmul_arguments, "resize": resampling.resize_arguments, "gather": moves.gather_arguments,
+    "take_planes": take.arguments,
 }  # fmt: skip
 
 
@@ -89,7 +95,7 @@ def lower_with(
     if missing:
         listed = ", ".join(str(node) for node in missing)
         raise TargetError(f"the CPU has no kernels for {listed}", hint="use target='reference'")
-    graph = flatten_linears(graph)
+    graph = flatten_linears(graph, MANY_ROWS)
     places = output_places(graph, isa.lanes)
 
     def lowered(gaps: Mapping[str, bool]) -> Assembler:

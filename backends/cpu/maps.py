@@ -74,27 +74,29 @@ def emit_plain(isa: Isa, function: str, splats: tuple[bool, ...], params: int) -
         f"f32_map_plain_{function}_{kinds}__{isa.name}", arguments, "d: sizes; s: byte strides by axis and operand"
     )
     names = write_parameters(out, params, len(arguments), isa.lanes)
-    blocks = f"((n + {isa.lanes - 1}) // {isa.lanes})"
-    with out.share(f"d0 * d1 * d2 * d3 * d4 * {blocks}", "item"):
-        out(
-            f"j = item // {blocks}",
-            f"at = (item - j * {blocks}) * {isa.lanes}",
-            "count = n - at",
-            "to = y + (j * n + at) * 4",
-        )
-        _strided(out, len(splats), "at * 4", splats)
-        with out.block(f"if count >= {isa.lanes}"):
+    lanes = isa.lanes
+    out(f"blocks = (n + {lanes - 1}) // {lanes}", "total = d0 * d1 * d2 * d3 * d4 * blocks")
+    out("item = total * thread // threads", "stop = total * (thread + 1) // threads")
+    with out.block("while item < stop"):  # a run, or a part of one
+        out("j = item // blocks", "first = item - j * blocks", "end = first + stop - item")
+        out("if end > blocks: end = blocks", "item += end - first", "to = y + j * n * 4")
+        _strided(out, len(splats))
+        for i, is_splat in enumerate(splats):
+            if is_splat:
+                out(f"v{i} = vec_splat(at{i}, {lanes})")
+        out(f"whole = n // {lanes}", "if whole > end: whole = end")
+        call = f"v_{function}({_listed('v', len(splats))}{names})"
+        with out.block("for block in range(first, whole)"):
             for i, is_splat in enumerate(splats):
-                out(f"v{i} = vec_{'splat' if is_splat else 'load'}(at{i}, {isa.lanes})")
-            out(f"vec_store(to, v_{function}({_listed('v', len(splats))}{names}))")
-        with out.block("else"):
+                if not is_splat:
+                    out(f"v{i} = vec_load(at{i} + block * {lanes * 4}, {lanes})")
+            out(f"vec_store(to + block * {lanes * 4}, {call})")
+        with out.block("if end > whole"):
+            out(f"at = whole * {lanes * 4}", f"count = n - whole * {lanes}")
             for i, is_splat in enumerate(splats):
-                out(
-                    f"v{i} = vec_splat(at{i}, {isa.lanes})"
-                    if is_splat
-                    else f"v{i} = vec_load_first(at{i}, count, {isa.lanes})"
-                )
-            out(f"vec_store_first(to, v_{function}({_listed('v', len(splats))}{names}), count)")
+                if not is_splat:
+                    out(f"v{i} = vec_load_first(at{i} + at, count, {lanes})")
+            out(f"vec_store_first(to + at, {call}, count)")
     return out.finish()
 
 
@@ -109,7 +111,7 @@ def emit_scalar(isa: Isa, op: str, inputs: Sequence[str], output: str) -> tuple[
     width = {"8": 1, "6": 2, "2": 4, "4": 8}[output[-1]]
     with out.share("d0 * d1 * d2 * d3 * d4", "item"):
         out("j = item")
-        _strided(out, len(inputs), "", (True,) * len(inputs), base="a")
+        _strided(out, len(inputs), base="a")
         with out.block("for i in range(n)"):
             for i, kind in enumerate(inputs):
                 out(f"x{i} = get_{kind}(at{i} + i * step{i})")
@@ -121,10 +123,10 @@ def _listed(letter: str, count: int) -> str:
     return ", ".join(f"{letter}{i}" for i in range(count))
 
 
-def _strided(out: Writer, count: int, run: str, splats: Sequence[bool], base: str = "x") -> None:
+def _strided(out: Writer, count: int, base: str = "x") -> None:
     """Addresses at0, at1, ... of operands at the flat outer index j."""
     for i in range(count):
-        out(f"at{i} = {base}{i}" + (f" + {run}" if run and not splats[i] else ""))
+        out(f"at{i} = {base}{i}")
     out("k = j")
     for axis in reversed(range(RANK)):
         out(f"q = k // d{axis}", f"o = k - q * d{axis}", "k = q")

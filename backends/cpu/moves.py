@@ -10,76 +10,15 @@ from convc.backends.assemble import Assembler, Conversions, Tables
 from convc.backends.axes import RANK, merge_tables
 from convc.backends.binding import Binding, Word
 from convc.backends.cpu.isa import Isa
+from convc.backends.cpu.pack import append_pack, append_unpack
 from convc.backends.cpu.writer import Writer
 from convc.backends.program import Buffer, Plain, Planes, Step
 from convc.dims import Size
-from convc.errors import TargetError
-from convc.types import Array, DType
+from convc.types import Array
 
 Kernel = tuple[str, str]
 
 # ---- emitters ------------------------------------------------------------------------------------------------------
-
-
-def emit_pack(isa: Isa, lanes: int) -> Kernel:
-    """Plain [N, C, H, W] to planes. `channels` holds the byte offset of the channel in each lane, -1 for none."""
-    arguments = [
-        "x",
-        "y",
-        "planes",
-        "channels",
-        "count",
-        "images",
-        "rows",
-        "width",
-        "x_image",
-        "x_row",
-        "y_image",
-        "y_row",
-    ]
-    out = Writer(f"f32_pack_{lanes}lanes__{isa.name}", arguments, "x: plain; y: base of planes")
-    with out.share_lines():
-        out(
-            "to = y + load_i64(planes, plane) + image * y_image + row * y_row",
-            "source = x + image * x_image + row * x_row",
-        )
-        if lanes == 1:
-            out("copy_bytes(to, source + load_i64(channels, plane), width * 4)")
-        else:
-            with out.block(f"for lane in range({lanes})"):
-                out(f"at = load_i64(channels, plane * {lanes} + lane)")
-                with out.block("if at >= 0"), out.block("for i in range(width)"):
-                    out(f"put_f32(to + i * {lanes * 4} + lane * 4, get_f32(source + at + i * 4))")
-                with out.block("else"), out.block("for i in range(width)"):
-                    out(f"put_f32(to + i * {lanes * 4} + lane * 4, zero)")
-    return _with_zero(out)
-
-
-def emit_unpack(isa: Isa, lanes: int) -> Kernel:
-    """Planes to plain [N, C, H, W]. `places` holds the byte offset of each channel's first pixel."""
-    arguments = [
-        "x",
-        "y",
-        "places",
-        "channels",
-        "images",
-        "rows",
-        "width",
-        "x_image",
-        "x_row",
-        "y_channel",
-        "y_image",
-        "y_row",
-    ]
-    out = Writer(f"f32_unpack_{lanes}lanes__{isa.name}", arguments, "x: base of planes; y: plain")
-    with out.share("images * channels", "item"):
-        out("image = item // channels", "channel = item - image * channels")
-        with out.block("for row in range(rows)"):
-            out("source = x + load_i64(places, channel) + image * x_image + row * x_row")
-            out("to = y + image * y_image + channel * y_channel + row * y_row")
-            with out.block("for i in range(width)"):
-                out(f"put_f32(to + i * 4, get_f32(source + i * {lanes * 4}))")
-    return out.finish()
 
 
 def emit_relayout(isa: Isa, lanes: int) -> Kernel:
@@ -184,12 +123,10 @@ def conversions(isa: Isa) -> Conversions:
     """The conversion steps of the CPU target."""
 
     def pack(asm: Assembler, name: str, source: Plain, target: Planes) -> None:
-        if source.type.dtype is not DType.F32:
-            raise TargetError(f"%{name} is {source.type}, expected float32", hint="cast it to float32 in the model")
-        asm.step(emit_pack(isa, target.lanes), "pack", name, (source,), (target,))
+        append_pack(asm, isa, name, source, target)
 
     def unpack(asm: Assembler, name: str, source: Planes, target: Plain) -> None:
-        asm.step(emit_unpack(isa, source.lanes), "unpack", name, (source,), (target,))
+        append_unpack(asm, isa, name, source, target)
 
     def relayout(asm: Assembler, name: str, source: Planes, target: Planes) -> None:
         asm.step(emit_relayout(isa, target.lanes), "relayout", name, (source,), (target,))
@@ -252,33 +189,6 @@ def append_index_copy(
 
 def _pair(step: Step) -> tuple[object, object]:
     return step.reads[0], step.writes[0]
-
-
-def pack_arguments(step: Step, bound: Binding) -> Sequence[Word]:
-    """Arguments of `emit_pack`."""
-    x, y = _pair(step)
-    assert isinstance(x, Plain) and isinstance(y, Planes)
-    g = bound.geometry(y)
-    plane = g.height * g.width * 4
-    slots = y.slots()
-    channels = np.where(slots >= 0, slots * plane, -1)
-    return [
-        bound.address(x), bound.arena, bound.table(g.planes), bound.table(channels), len(g.planes), g.images, g.height,
-        g.width, y.channels * plane, g.width * 4, g.image, g.row,
-    ]  # fmt: skip
-
-
-def unpack_arguments(step: Step, bound: Binding) -> Sequence[Word]:
-    """Arguments of `emit_unpack`."""
-    x, y = _pair(step)
-    assert isinstance(x, Planes) and isinstance(y, Plain)
-    g = bound.geometry(x)
-    places = g.planes[x.places[:, 0]] + x.places[:, 1] * 4
-    plane = g.height * g.width * 4
-    return [
-        bound.arena, bound.address(y), bound.table(places), x.channels, g.images, g.height, g.width, g.image, g.row,
-        plane, x.channels * plane, g.width * 4,
-    ]  # fmt: skip
 
 
 def relayout_arguments(step: Step, bound: Binding) -> Sequence[Word]:

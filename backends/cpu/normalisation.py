@@ -11,6 +11,7 @@ from convc.backends.assemble import Assembler
 from convc.backends.binding import Binding, Word
 from convc.backends.cpu.activations import float_word
 from convc.backends.cpu.isa import Isa
+from convc.backends.cpu.norm_planes import append_norm_planes
 from convc.backends.cpu.reductions import across
 from convc.backends.cpu.writer import Writer
 from convc.backends.operands import append_norm
@@ -89,7 +90,8 @@ def emit_lrn(isa: Isa, root: bool) -> tuple[str, str]:
 
 def lower_norm(asm: Assembler, node: Node, isa: Isa) -> None:
     """layer_norm, instance_norm and group_norm."""
-    append_norm(asm, node, partial(emit_norm, isa))
+    if node.op == "layer_norm" or not append_norm_planes(asm, node, isa):
+        append_norm(asm, node, partial(emit_norm, isa))
 
 
 def lower_lrn(asm: Assembler, node: Node, isa: Isa) -> None:

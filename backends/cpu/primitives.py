@@ -310,11 +310,23 @@ def vec_lane(typingctx: Any, value: Any, lane: Any) -> Any:
     return types.float32(value, lane), codegen
 
 
+@intrinsic(prefer_literal=True)
+def vec_swapped(typingctx: Any, value: Any, distance: Any) -> Any:
+    """Lanes whose number differs in the bit `distance` alone change places."""
+    apart = literal(distance, "distance")
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Sequence[Value]) -> Value:
+        order = ir.Constant(ir.VectorType(I32, value.lanes), [lane ^ apart for lane in range(value.lanes)])
+        return builder.shuffle_vector(args[0], args[0], order)
+
+    return value(value, distance), codegen
+
+
 VOCABULARY: dict[str, Any] = {
     "load_i64": load_i64, "load_i32": load_i32, "whole": whole, "copy_bytes": copy_bytes, "zero_bytes": zero_bytes,
     "vec_load": vec_load, "vec_splat": vec_splat, "vec_of": vec_of, "vec_store": vec_store,
     "vec_load_first": vec_load_first, "vec_store_first": vec_store_first, "vec_keep_first": vec_keep_first,
-    "vec_lane": vec_lane, "vec_fma": vec_fma,
+    "vec_lane": vec_lane, "vec_fma": vec_fma, "vec_swapped": vec_swapped,
 }  # fmt: skip
 for _name in SCALARS:
     VOCABULARY[f"get_{_name}"], VOCABULARY[f"put_{_name}"] = _scalar_access(_name)

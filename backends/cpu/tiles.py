@@ -277,6 +277,47 @@ def tile_fold(typingctx: Any, tile: Any) -> Any:
 
 
 @intrinsic
+def tile_across(typingctx: Any, tile: Any, bias: Any) -> Any:
+    """A tile of one column: lane q of row p is the sum of the lanes of tile[p, q], in halves, plus lane q at `bias`.
+
+    Lanes beyond the tile's columns hold anything.
+    """
+    kind = Tile(tile.rows, 1, tile.lanes)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Sequence[Value]) -> Value:
+        parts = tile_parts(builder, tile, args[0])
+        offset = load_vector(builder, args[1], tile.lanes)
+        rows = [parts[p * tile.cols : (p + 1) * tile.cols] for p in range(tile.rows)]
+        return tile_join(builder, kind, [builder.fadd(_across(builder, row, tile.lanes), offset) for row in rows])
+
+    return kind(tile, types.int64), codegen
+
+
+def _across(builder: Any, vectors: Sequence[Value], lanes: int) -> Value:
+    """A vector whose lane q is the sum of vector q's lanes: halves of segments are added until they are one lane."""
+
+    def shuffled(a: Value, b: Value, chosen: Sequence[int]) -> Value:
+        return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(I32, lanes), list(chosen)))
+
+    found, segment, apart = list(vectors), lanes, lanes
+    while segment > 1:
+        half = segment // 2
+        starts = range(0, lanes, segment)
+        low = [start + i for start in starts for i in range(half)]
+        if len(found) > 1:  # two vectors' segments, halved, fill one
+            found += [ir.Constant(vector(lanes), [0.0] * lanes)] * (len(found) % 2)
+            low += [lanes + one for one in low]
+            high = [one + half for one in low]
+            pairs = zip(found[::2], found[1::2], strict=True)
+            found, apart = [builder.fadd(shuffled(a, b, low), shuffled(a, b, high)) for a, b in pairs], half
+        else:
+            other = [one ^ half for one in range(lanes)]
+            found = [builder.fadd(found[0], shuffled(found[0], found[0], other))]
+        segment = half
+    return shuffled(found[0], found[0], [one * apart % lanes for one in range(lanes)])
+
+
+@intrinsic
 def streams_fma(typingctx: Any, tile: Any, x: Any, table: Any, table_step: Any, w: Any, w_step: Any) -> Any:
     """tile[s, q] += float at (x + 4 * int32 at table + s * table_step) * vector q at w + s * w_step. Steps in bytes."""
 
@@ -311,5 +352,5 @@ VOCABULARY: dict[str, Any] = {
     "tile_bias": tile_bias, "tile_fma": tile_fma, "tile_fma_lanes": tile_fma_lanes,
     "tile_fma_window": tile_fma_window, "tile_add": tile_add, "tile_fetch": tile_fetch,
     "tile_store": tile_store, "tile_load": tile_load, "tile_sum": tile_sum, "tile_fold": tile_fold,
-    "streams_fma": streams_fma, "fetch": fetch,
+    "tile_across": tile_across, "streams_fma": streams_fma, "fetch": fetch,
 }  # fmt: skip

@@ -104,7 +104,7 @@ def pack_points(points: Array, channels: Channels, inputs: Ints, cols: int) -> A
         slots = channels.slots[block : block + width].reshape(-1)
         chosen = rows_of(points.swapaxes(0, 1), slots).swapaxes(0, 1)
         size = len(inputs) * len(slots)
-        to = by_point[:, start : start + size].reshape(len(points), len(inputs), -1)
+        to = by_point[:, start : start + size].reshape(len(points), len(inputs), len(slots))
         np.copyto(to, (chosen if in_order else chosen[:, :, inputs]).swapaxes(1, 2))
         to[:, :, slots < 0] = 0.0
 

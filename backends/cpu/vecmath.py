@@ -20,12 +20,16 @@ from convc.backends.cpu.tiles import tile_join, tile_parts
 
 EXP = [0.5000000013468379, 0.16666666719031673, 0.041666464914580495, 0.0083332984697224,
        0.0013933650354120235, 0.00019899285074944216]  # fmt: skip
+EXP_WITHIN = [1.000000032183778, 0.4999999420556456, 0.16666431170129095, 0.0416680025742652,
+              0.008374163377315327, 0.0013843644119806726]  # fmt: skip
 TANH = [-0.3333333310119763, 0.13333292948850567, -0.053956799965597615, 0.021749399856524944,
         -0.008281770789125948, 0.002224318734692907]  # fmt: skip
 ERF_NEAR = [1.1283791658815026, -0.37612626903580443, 0.11283597463487706, -0.02685432879604287,
             0.0051893119426174895, -0.000801885499196538, 7.88249710667486e-05]  # fmt: skip
 ERF_FAR = [0.0006064087388710051, 0.2736181534775212, 0.33084068045130494, 0.10126824481844582,
            0.403838362613389, -0.057338735298103516, -0.05354061612210244]  # fmt: skip
+MAGIC = 12582912.0
+"""1.5 * 2^23: added to a number of at most 2^22, it leaves the nearest whole number in the lowest bits."""
 LOG2E, LN2_HIGH, LN2_LOW = 1.4426950408889634, 0.693359375, -2.12194440e-4
 
 
@@ -97,10 +101,46 @@ def exp(builder: Any, x: Value) -> Value:
     return builder.select(builder.fcmp_unordered("uno", x, x), x, p)
 
 
+def _exp_within(builder: Any, x: Value) -> Value:
+    """exp(x) for -86 <= x <= 88 in half the instructions, to 1.5e-7; anything for NaN.
+
+    n = round(x / ln 2) comes out of the lowest bits of a sum, and goes into the exponent of 1 + r Q(r) by an addition.
+    """
+    whole = ir.VectorType(I32, x.type.count)
+    shifted = fma(builder, x, const(x, LOG2E), const(x, MAGIC))
+    n = builder.fsub(shifted, const(x, MAGIC))
+    r = fma(builder, n, const(x, -LN2_LOW), fma(builder, n, const(x, -LN2_HIGH), x))
+    p = fma(builder, r, _polynomial(builder, r, EXP_WITHIN), const(x, 1.0))
+    exponent = builder.shl(builder.bitcast(shifted, whole), ir.Constant(whole, [23] * x.type.count))
+    return builder.bitcast(builder.add(builder.bitcast(p, whole), exponent), x.type)
+
+
+def _reciprocal(builder: Any, x: Value) -> Value:
+    """1 / x to 1.5e-7, where neither is below the normal range: 16 lanes divide at a quarter of this speed."""
+    if x.type.count != 16:
+        return builder.fdiv(const(x, 1.0), x)
+    mask = ir.IntType(16)
+    near = builder.call(
+        function(builder, "llvm.x86.avx512.rcp14.ps.512", x.type, [x.type, x.type, mask]),
+        [x, const(x, 0.0), mask(0xFFFF)],
+    )
+    return fma(builder, near, fma(builder, builder.fneg(x), near, const(x, 1.0)), near)
+
+
+def _or_nan(builder: Any, x: Value, value: Value) -> Value:
+    return builder.select(builder.fcmp_unordered("uno", x, x), x, value)
+
+
+def _logistic(builder: Any, x: Value) -> Value:
+    """1 / (1 + exp(-x)), 0 below -87; anything for NaN."""
+    bounded = _below(builder, _above(builder, builder.fneg(x), const(x, -86.0)), const(x, 87.0))
+    found = _reciprocal(builder, builder.fadd(const(x, 1.0), _exp_within(builder, bounded)))
+    return builder.select(builder.fcmp_ordered("<", x, const(x, -87.0)), const(x, 0.0), found)
+
+
 def sigmoid(builder: Any, x: Value) -> Value:
     """1 / (1 + exp(-x))."""
-    one = const(x, 1.0)
-    return builder.fdiv(one, builder.fadd(one, exp(builder, builder.fsub(const(x, -0.0), x))))
+    return _or_nan(builder, x, _logistic(builder, x))
 
 
 def tanh(builder: Any, x: Value) -> Value:
@@ -108,9 +148,10 @@ def tanh(builder: Any, x: Value) -> Value:
     size, one = _fabs(builder, x), const(x, 1.0)
     square = builder.fmul(x, x)
     near = fma(builder, builder.fmul(square, x), _polynomial(builder, square, TANH), x)
-    tail = builder.fdiv(const(x, 2.0), builder.fadd(exp(builder, builder.fadd(size, size)), one))
-    far = _copysign(builder, builder.fsub(one, tail), x)
-    return builder.select(builder.fcmp_ordered("<", size, const(x, 0.64)), near, far)
+    grown = _exp_within(builder, _below(builder, builder.fadd(size, size), const(x, 40.0)))
+    tail = _reciprocal(builder, builder.fadd(grown, one))
+    far = _copysign(builder, fma(builder, tail, const(x, -2.0), one), x)
+    return _or_nan(builder, x, builder.select(builder.fcmp_ordered("<", size, const(x, 0.64)), near, far))
 
 
 def erf(builder: Any, x: Value) -> Value:
@@ -119,11 +160,11 @@ def erf(builder: Any, x: Value) -> Value:
     square = builder.fmul(x, x)
     near = builder.fmul(x, _polynomial(builder, square, ERF_NEAR))
     bounded = _below(builder, size, const(x, 4.0))
-    t = builder.fdiv(one, fma(builder, bounded, const(x, 0.5), one))
-    decay = exp(builder, builder.fmul(builder.fsub(const(x, -0.0), bounded), bounded))
+    t = _reciprocal(builder, fma(builder, bounded, const(x, 0.5), one))
+    decay = _exp_within(builder, builder.fneg(builder.fmul(bounded, bounded)))
     tail = builder.fmul(decay, _polynomial(builder, t, ERF_FAR))
     far = _copysign(builder, builder.fsub(one, tail), x)
-    return builder.select(builder.fcmp_ordered("<", size, one), near, far)
+    return _or_nan(builder, x, builder.select(builder.fcmp_ordered("<", size, one), near, far))
 
 
 def _copysign(builder: Any, size: Value, sign: Value) -> Value:
@@ -215,7 +256,7 @@ FUNCTIONS: dict[str, tuple[int, Callable[..., Value]]] = {
     "round": (1, _rint), "sin": (1, _unary_llvm("sin")), "cos": (1, _unary_llvm("cos")), "sign": (1, _sign),
     "neg": (1, lambda b, x: b.fneg(x)), "reciprocal": (1, lambda b, x: b.fdiv(const(x, 1.0), x)),
     "hard_swish": (1, lambda b, x: b.fmul(x, _hard_sigmoid(b, x, const(x, 1 / 6), const(x, 0.5)))),
-    "silu": (1, lambda b, x: b.fmul(x, sigmoid(b, x))), "softplus": (1, _log1p_exp), "softsign": (1, _softsign),
+    "silu": (1, lambda b, x: b.fmul(x, _logistic(b, x))), "softplus": (1, _log1p_exp), "softsign": (1, _softsign),
     "mish": (1, lambda b, x: b.fmul(x, tanh(b, _log1p_exp(b, x)))), "gelu": (1, _gelu), "gelu_tanh": (1, _gelu_tanh),
     "leaky_relu": (2, _leaky_relu), "elu": (2, _elu), "celu": (2, _celu), "selu": (3, _selu), "clip": (3, _clip),
     "at_least": (2, _above),

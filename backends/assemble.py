@@ -19,6 +19,7 @@ from convc.backends.program import (
     Planes,
     Program,
     Step,
+    Turned,
     buffers_of,
     dense_places,
 )  # fmt: skip
@@ -37,10 +38,12 @@ Tables = Callable[["Binding"], Sequence[Ints]]
 
 @dataclass(frozen=True)
 class Conversions:
-    """The steps that a target uses to move a value between layouts and to clear halos."""
+    """The steps that a target uses to move a value between layouts and to clear halos. Only a target that defines
+    Turned layouts is asked to unpack one.
+    """
 
     pack: Callable[[Assembler, str, Plain, Planes], None]
-    unpack: Callable[[Assembler, str, Planes, Plain], None]
+    unpack: Callable[[Assembler, str, Planes | Turned, Plain], None]
     relayout: Callable[[Assembler, str, Planes, Planes], None]
     index_copy: Callable[
         [Assembler, str, Plain, Plain, Tables | None, Array | None, tuple[Size, Size, Size] | None, bool], None
@@ -75,7 +78,7 @@ class Assembler:
         """Places that a consumer would like a value's channels to have, by node."""
         self._conversions = conversions
         self._given = given or {}
-        self._layouts: dict[str, list[Layout]] = {}
+        self._layouts: dict[str, list[Layout | Turned]] = {}
         self._parent: list[int] = []
         self._halos: dict[int, Halo] = {}
         self.choices: Mapping[str, Any] = {}
@@ -94,11 +97,11 @@ class Assembler:
 
     # ---- values ------------------------------------------------------------------------------------------------
 
-    def define(self, layout: Layout) -> None:
+    def define(self, layout: Layout | Turned) -> None:
         """Register a layout under its value's name."""
         self._layouts.setdefault(layout.name, []).append(layout)
 
-    def layouts(self, name: str) -> Sequence[Layout]:
+    def layouts(self, name: str) -> Sequence[Layout | Turned]:
         """Layouts in which a value is there already."""
         return self._layouts.get(name, ())
 
@@ -133,10 +136,12 @@ class Assembler:
             return constant
         made = self.new_plain(name, node.type)
         for layout in self.layouts(name):
-            source = layout.planes if isinstance(layout, Flattened) else layout
+            source, target = layout.planes if isinstance(layout, Flattened) else layout, made
             if isinstance(source, Planes):
                 shape = (source.batch, source.channels, source.height, source.width)
-                self._conversions.unpack(self, name, source, replace(made, type=TensorType(node.type.dtype, shape)))
+                target = replace(made, type=TensorType(node.type.dtype, shape))
+            if not isinstance(source, Plain):
+                self._conversions.unpack(self, name, source, target)
                 self.define(made)
                 return made
         raise TargetError(f"{node} has no value when it is read", hint="report this: selection skipped a node")
@@ -293,9 +298,8 @@ class Assembler:
         return fresh
 
     def _make_packed(self) -> None:
-        """Constants, side by side; large ones first and one by one, for the threads share the work of each."""
-        large = [name for name, (count, _) in self._makers.items() if count >= LARGE]
-        small = [name for name in self._makers if name not in large]
+        """Constants, side by side; large ones one by one, for the threads share the work of each."""
+        large, small = ([n for n, (c, _) in self._makers.items() if (c >= LARGE) == big] for big in (True, False))
 
         def make(name: str) -> Array:
             return aligned(self._makers[name][1]())

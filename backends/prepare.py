@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from typing import Any
 
-from convc.dims import concrete
+from convc.dims import Size, concrete
 from convc.ir.graph import Graph, Node, constant, make_node
 from convc.ops.base import optional
 from convc.types import product
+
+LAST, FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
+"""Transpositions to [N, H, W, C], and back."""
 
 
 def flatten_linears(graph: Graph, convolve_from: int | None = None) -> Graph:
     """A linear on [..., I] becomes one on [rows, I] between reshapes.
 
-    With `convolve_from` nominal rows or more it becomes a 1x1 convolution on [rows, I, 1, 1], whose kernels reuse the
-    weights that a linear's read once; such convolutions that follow each other have no reshapes between.
+    With `convolve_from` nominal rows or more it becomes a 1x1 convolution, whose kernels reuse the weights that a
+    linear's read once: on [N, I, H, W] between transpositions where its input was turned to have channels last, else on
+    [rows, I, 1, 1] between reshapes. Convolutions that follow each other have nothing in between.
     """
     many = {node.name for node in graph.nodes if node.op == "linear" and _has_rows(graph, node, convolve_from)}
     if not many and all(node.op != "linear" or node.type.rank == 2 for node in graph.nodes):
         return graph
     made: dict[str, Node] = {}
-    by_rows: dict[str, Node] = {}  # the convolution whose rows are a value
+    turned = _turned(graph, many)
+    before: dict[str, Node] = {}  # by value, what it is a reshape or a transposition of
 
     def fresh(name: str) -> str:
         return fresh(f"{name}_") if name in made or name in graph else name
@@ -29,29 +35,53 @@ def flatten_linears(graph: Graph, convolve_from: int | None = None) -> Graph:
         made[node.name] = node
         return node
 
-    def in_rows(node: Node, slot: str, value: Node, rest: tuple[int, ...]) -> Node:
-        if rest and value.name in by_rows:
-            return by_rows[value.name]
-        shape = (product(value.type.shape[:-1]), value.type.shape[-1], *rest)
-        return keep(make_node("reshape", fresh(f"{node.name}.{slot}"), [value], {"shape": shape}))
+    def entering(node: Node, slot: str, value: Node) -> Node:
+        """A value as the multiplication takes it: with channels first, or in rows."""
+        shape, last = value.type.shape[:-1], value.type.shape[-1]
+        first: tuple[Size, ...] = (product(shape), last)
+        op = "reshape"
+        if node.name in turned:
+            op, first = "transpose", (shape[0], last, *shape[1:])
+        elif node.name in many:
+            first = (*first, 1, 1)
+        if value.name in before and before[value.name].type.shape == first:
+            return before[value.name]
+        attrs: dict[str, Any] = {"perm": FIRST} if op == "transpose" else {"shape": first}
+        return keep(make_node(op, fresh(f"{node.name}.{slot}"), [value], attrs))
 
     for node in graph.nodes:
+        if node.op == "transpose" and node.name in turned:
+            before[node.name] = made[str(node.inputs[0])]
         if node.op != "linear" or (node.type.rank == 2 and node.name not in many):
             made[node.name] = node
             continue
-        rest = (1, 1) if node.name in many else ()
         operands = [made[name] if name is not None else None for name in node.inputs]
         for index, slot in ((0, "x"), (3, "residual")):
             if (value := optional(operands, index)) is not None:
-                operands[index] = in_rows(node, slot, value, rest)
-        if rest:
+                operands[index] = entering(node, slot, value)
+        if node.name in many:
             w = graph[str(node.input("w"))]
             operands[1] = keep(constant(fresh(f"{node.name}.w"), w.array[:, :, None, None], source=w.source))
-        rows = keep(make_node("conv2d" if rest else "linear", fresh(f"{node.name}.rows"), operands, node.attrs))
-        keep(make_node("reshape", node.name, [rows], {"shape": node.type.shape}))
-        if rest:
-            by_rows[node.name] = rows
+        op = "conv2d" if node.name in many else "linear"
+        done = keep(make_node(op, fresh(f"{node.name}.rows"), operands, node.attrs))
+        if node.name in turned:
+            keep(make_node("transpose", node.name, [done], {"perm": LAST}))
+        else:
+            keep(make_node("reshape", node.name, [done], {"shape": node.type.shape}))
+        before[node.name] = done
     return Graph.build(graph.name, _alive(made, graph), graph.outputs, graph.nominal)
+
+
+def _turned(graph: Graph, many: Collection[str]) -> set[str]:
+    """Values [N, H, W, C] that a transposition made, and layer norms and linears with many rows that follow it."""
+    found: set[str] = set()
+    for node in graph.nodes:
+        first = node.inputs[0] if node.inputs else None
+        made = node.op == "transpose" and tuple(node.attrs["perm"]) == LAST
+        follows = first in found and (node.op == "layer_norm" or node.name in many)
+        if node.type.rank == 4 and (made or follows):
+            found.add(node.name)
+    return found
 
 
 def _alive(nodes: Mapping[str, Node], graph: Graph) -> list[Node]:

@@ -100,6 +100,15 @@ class Flattened:
     type: TensorType
 
 
+@dataclass(frozen=True, eq=False)
+class Turned:
+    """[N, H, W, C] over the planes of [N, C, H, W], whose channels lie in order. No step reads it as such."""
+
+    name: str
+    planes: Planes
+    type: TensorType
+
+
 Layout = Plain | Planes | Flattened
 
 

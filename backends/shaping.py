@@ -95,7 +95,8 @@ def lower_slice(asm: Assembler, node: Node) -> None:
 def sliced(node: Node, bound: Binding) -> Ints:
     """Indices of a slice along its axis."""
     count = bound.size(node.type.shape[node.attrs["axis"] % node.type.rank])
-    return bound.size(node.attrs["start"]) + node.attrs["step"] * np.arange(count)
+    found: Ints = bound.size(node.attrs["start"]) + node.attrs["step"] * np.arange(count)
+    return found
 
 
 def lower_gather(asm: Assembler, node: Node) -> None:
@@ -184,7 +185,7 @@ def lower_expand(asm: Assembler, node: Node) -> None:
 def lower_pad(asm: Assembler, node: Node) -> None:
     """pad: by index."""
     changed = [a for a in range(node.type.rank) if node.attrs["before"][a] or node.attrs["after"][a]]
-    axes = {axis: lambda bound, size, axis=axis: padded(node, axis, size) for axis in changed}
+    axes: dict[int, object] = {axis: lambda bound, size, axis=axis: padded(node, axis, size) for axis in changed}
     _copy(asm, node, _axis_tables(asm, node, axes), fill=node.attrs["value"])
 
 

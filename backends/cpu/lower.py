@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from convc.backends import shaping
 from convc.backends.assemble import Assembler
 from convc.backends.cpu import (
+    channels_last,
     convolution,
     elementwise,
     linear_call,
@@ -61,7 +62,7 @@ LOWER: dict[str, Lower] = {
     "argmax": reductions.lower_along, "layer_norm": normalisation.lower_norm, "instance_norm": normalisation.lower_norm,
     "group_norm": normalisation.lower_norm, "lrn": normalisation.lower_lrn, "resize": resampling.lower_resampling,
     **{op: _for_any_target(lower) for op, lower in shaping.LOWER.items()},
-    "pad": take.lower_pad, "slice": take.lower_slice,
+    "pad": take.lower_pad, "slice": take.lower_slice, "transpose": channels_last.lower_transpose,
     **dict.fromkeys(reductions.REDUCE, reductions.lower_reduce),
     **dict.fromkeys(ELEMENTWISE, elementwise.lower_elementwise),
 }  # fmt: skip
@@ -75,7 +76,7 @@ ARGUMENTS: Mapping[str, Callable[[Step, Binding], Sequence[Word]]] = {
     "global_pool": pooling.global_arguments, "along": reductions.along_arguments,
     "norm": normalisation.norm_arguments, "norm_planes": norm_planes.arguments, "lrn": normalisation.lrn_arguments,
     "matmul": matmul.matmul_arguments, "resize": resampling.resize_arguments, "gather": moves.gather_arguments,
-    "take_planes": take.arguments,
+    "take_planes": take.arguments, "norm_last": channels_last.arguments,
 }  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from convc.backends.binding import Binding, Word
 from convc.backends.cpu.isa import Isa
 from convc.backends.cpu.pack import append_pack, append_unpack
 from convc.backends.cpu.writer import Writer
-from convc.backends.program import Buffer, Plain, Planes, Step
+from convc.backends.program import Buffer, Plain, Planes, Step, Turned
 from convc.dims import Size
 from convc.types import Array
 
@@ -125,7 +125,7 @@ def conversions(isa: Isa) -> Conversions:
     def pack(asm: Assembler, name: str, source: Plain, target: Planes) -> None:
         append_pack(asm, isa, name, source, target)
 
-    def unpack(asm: Assembler, name: str, source: Planes, target: Plain) -> None:
+    def unpack(asm: Assembler, name: str, source: Planes | Turned, target: Plain) -> None:
         append_unpack(asm, isa, name, source, target)
 
     def relayout(asm: Assembler, name: str, source: Planes, target: Planes) -> None:

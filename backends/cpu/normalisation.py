@@ -10,6 +10,7 @@ import numpy as np
 from convc.backends.assemble import Assembler
 from convc.backends.binding import Binding, Word
 from convc.backends.cpu.activations import float_word
+from convc.backends.cpu.channels_last import append_norm_last
 from convc.backends.cpu.isa import Isa
 from convc.backends.cpu.norm_planes import append_norm_planes
 from convc.backends.cpu.reductions import across
@@ -90,7 +91,8 @@ def emit_lrn(isa: Isa, root: bool) -> tuple[str, str]:
 
 def lower_norm(asm: Assembler, node: Node, isa: Isa) -> None:
     """layer_norm, instance_norm and group_norm."""
-    if node.op == "layer_norm" or not append_norm_planes(asm, node, isa):
+    on_planes = append_norm_last if node.op == "layer_norm" else append_norm_planes
+    if not on_planes(asm, node, isa):
         append_norm(asm, node, partial(emit_norm, isa))
 
 

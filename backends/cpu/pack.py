@@ -1,7 +1,7 @@
 """Kernels between the caller's layout and planes: plain [N, C, H, W] to channels in lanes, and back.
 
-Squares of lanes x lanes are turned in registers. Where a map is one pixel, channels lie in lanes already, and runs of
-them are copied: rows of a matrix that a linear layer multiplies.
+Squares of lanes x lanes are turned in registers. Where channels come last, or a map is one pixel, channels lie as in
+lanes, and runs of them are copied: also rows of a matrix that a linear layer multiplies.
 """
 
 from __future__ import annotations
@@ -15,41 +15,47 @@ from convc.backends.assemble import Assembler
 from convc.backends.binding import Binding, Geometry, Word
 from convc.backends.cpu.isa import Isa
 from convc.backends.cpu.writer import Writer
-from convc.backends.program import Ints, Plain, Planes, Step
+from convc.backends.program import Ints, Plain, Planes, Step, Turned
 from convc.errors import TargetError
 from convc.types import DType
 
 ARGUMENTS = [
     "x", "y", "planes", "channels", "count", "images", "rows", "width", "x_image", "x_row", "y_image", "y_row",
 ]  # fmt: skip
-RUN_ARGUMENTS = ["x", "y", "planes", "starts", "counts", "count", "images", "x_image", "y_image"]
-IMAGES = 16
-"""One-pixel maps of which a plane's are copied before the next plane's: streams of few lines at a time are slow."""
+RUN_ARGUMENTS = [
+    "x", "y", "planes", "starts", "counts", "count", "images", "rows", "width", "plane_image", "plane_row", "pixel",
+]  # fmt: skip
+PIXELS = 16
+"""Pixels of which a plane's are copied before the next plane's: streams of few lines at a time are slow."""
 
 
-def append_pack(asm: Assembler, isa: Isa, name: str, source: Plain, target: Planes) -> None:
-    """Append the step from plain to planes."""
+def append_pack(asm: Assembler, isa: Isa, name: str, source: Plain, target: Planes, *, last: bool = False) -> None:
+    """Append the step from plain [N, C, H, W], or [N, H, W, C] where channels come `last`, to planes."""
     if source.type.dtype is not DType.F32:
         raise TargetError(f"%{name} is {source.type}, expected float32", hint="cast it to float32 in the model")
-    runs = _in_runs(target)
+    runs = last or _in_runs(target)
     kernel = emit_pack_runs(isa) if runs else emit_pack(isa, target.lanes)
     asm.step(kernel, "pack", name, (source,), (target,), {"runs": runs})
 
 
-def append_unpack(asm: Assembler, isa: Isa, name: str, source: Planes, target: Plain) -> None:
+def append_unpack(asm: Assembler, isa: Isa, name: str, source: Planes | Turned, target: Plain) -> None:
     """Append the step from planes to plain."""
-    runs = _in_runs(source)
+    planes = source.planes if isinstance(source, Turned) else source
+    runs = planes is not source or _in_runs(planes)
     kernel = emit_unpack_runs(isa) if runs else emit_unpack(isa)
-    asm.step(kernel, "unpack", name, (source,), (target,), {"runs": runs})
+    asm.step(kernel, "unpack", name, (planes,), (target,), {"runs": runs})
+
+
+def in_turn(value: Planes) -> bool:
+    """Whether each plane holds channels that follow each other from its first lane on, each channel once."""
+    slots = value.slots()
+    steps = np.diff(slots, axis=1)
+    follow = ((steps == 1) | (slots[:, 1:] < 0)).all() and (slots[:, 0] >= 0).all()
+    return bool(value.lanes > 1 and follow and (slots >= 0).sum() == value.channels)
 
 
 def _in_runs(value: Planes) -> bool:
-    """Whether maps are one pixel, and each plane holds channels that follow each other from its first lane on."""
-    slots = value.slots()
-    steps = np.diff(slots, axis=1)
-    in_turn = ((steps == 1) | (slots[:, 1:] < 0)).all() and (slots[:, 0] >= 0).all()
-    each_once = int((slots >= 0).sum()) == value.channels
-    return bool(value.height == value.width == 1 and value.lanes > 1 and in_turn and each_once)
+    return value.height == value.width == 1 and in_turn(value)
 
 
 # ---- emitters ------------------------------------------------------------------------------------------------------
@@ -85,30 +91,36 @@ def emit_unpack(isa: Isa) -> tuple[str, str]:
 
 
 def emit_pack_runs(isa: Isa) -> tuple[str, str]:
-    """`starts`, `counts`: byte offset and number of the channels of each plane."""
+    """`starts`, `counts`: byte offset and number of the channels of each plane; `pixel`: bytes of all channels."""
     out = Writer(f"f32_pack_runs__{isa.name}", RUN_ARGUMENTS, "x: plain; y: base of planes")
-    with _runs(out):
-        value = f"vec_load_first(x + image * x_image + load_i64(starts, plane), load_i64(counts, plane), {isa.lanes})"
-        out(f"vec_store(y + load_i64(planes, plane) + image * y_image, {value})")
+    with _runs(out, isa, "y", "x"):
+        out(f"vec_store(lanes, vec_load_first(channels, load_i64(counts, plane), {isa.lanes}))")
     return out.finish()
 
 
 def emit_unpack_runs(isa: Isa) -> tuple[str, str]:
-    """`starts`, `counts`: byte offset and number of the channels of each plane."""
+    """`starts`, `counts`: byte offset and number of the channels of each plane; `pixel`: bytes of all channels."""
     out = Writer(f"f32_unpack_runs__{isa.name}", RUN_ARGUMENTS, "x: base of planes; y: plain")
-    with _runs(out):
-        out(f"value = vec_load(x + load_i64(planes, plane) + image * x_image, {isa.lanes})")
-        out("vec_store_first(y + image * y_image + load_i64(starts, plane), value, load_i64(counts, plane))")
+    with _runs(out, isa, "x", "y"):
+        out(f"vec_store_first(channels, vec_load(lanes, {isa.lanes}), load_i64(counts, plane))")
     return out.finish()
 
 
 @contextmanager
-def _runs(out: Writer) -> Iterator[None]:
-    """Loop over this thread's share of the images, some at a time, over `plane` and `image`."""
-    with out.share(f"((images + {IMAGES - 1}) // {IMAGES})", "some"):
-        out(f"first = some * {IMAGES}", f"stop = first + {IMAGES}", "if stop > images: stop = images")
-        with out.block("for plane in range(count)"), out.block("for image in range(first, stop)"):
-            yield
+def _runs(out: Writer, isa: Isa, planes: str, plain: str) -> Iterator[None]:
+    """Loop over this thread's share of the pixels, some of a row at a time, and over planes: addresses of a plane's
+    `lanes` and of their `channels`.
+    """
+    out(f"parts = (width + {PIXELS - 1}) // {PIXELS}")
+    with out.share("images * rows * parts", "item"):
+        out("line = item // parts", "image = line // rows", "row = line - image * rows")
+        out(f"first = (item - line * parts) * {PIXELS}", f"stop = first + {PIXELS}", "if stop > width: stop = width")
+        with out.block("for plane in range(count)"):
+            out(f"source = {planes} + load_i64(planes, plane) + image * plane_image + row * plane_row")
+            out(f"to = {plain} + line * width * pixel + load_i64(starts, plane)")
+            with out.block("for i in range(first, stop)"):
+                out(f"lanes = source + i * {isa.lanes * 4}", "channels = to + i * pixel")
+                yield
 
 
 # ---- arguments -----------------------------------------------------------------------------------------------------
@@ -122,7 +134,7 @@ def pack_arguments(step: Step, bound: Binding) -> Sequence[Word]:
     plane = g.height * g.width * 4
     slots = y.slots()
     if step.params["runs"]:
-        return _run_words(bound, bound.address(x), bound.arena, g.planes, slots, g, y.channels * 4, g.image)
+        return [bound.address(x), bound.arena, *_run_words(bound, y, g)]
     images, rows, width, image, row = _long_rows(g)
     return [
         bound.address(x), bound.arena, bound.table(g.planes), bound.table(np.where(slots >= 0, slots * plane, -1)),
@@ -137,7 +149,7 @@ def unpack_arguments(step: Step, bound: Binding) -> Sequence[Word]:
     g = bound.geometry(x)
     plane = g.height * g.width * 4
     if step.params["runs"]:
-        return _run_words(bound, bound.arena, bound.address(y), g.planes, x.slots(), g, g.image, x.channels * 4)
+        return [bound.arena, bound.address(y), *_run_words(bound, x, g)]
     planes, slots = _listed(x)
     images, rows, width, image, row = _long_rows(g)
     return [
@@ -147,12 +159,12 @@ def unpack_arguments(step: Step, bound: Binding) -> Sequence[Word]:
     ]  # fmt: skip
 
 
-def _run_words(
-    bound: Binding, x: Word, y: Word, planes: Ints, slots: Ints, g: Geometry, x_image: int, y_image: int
-) -> Sequence[Word]:
-    counts = (slots >= 0).sum(axis=1)
-    tables = bound.table(planes), bound.table(slots[:, 0] * 4), bound.table(counts)
-    return [x, y, *tables, len(planes), g.images, x_image, y_image]
+def _run_words(bound: Binding, value: Planes, g: Geometry) -> Sequence[Word]:
+    slots = value.slots()
+    tables = bound.table(g.planes), bound.table(slots[:, 0] * 4), bound.table((slots >= 0).sum(axis=1))
+    flat = g.flat_rows and g.flat_images
+    size = (1, 1, g.images * g.height * g.width) if flat else (g.images, g.height, g.width)
+    return [*tables, len(g.planes), *size, g.image, g.row, value.channels * 4]
 
 
 def _long_rows(g: Geometry) -> tuple[int, int, int, int, int]:

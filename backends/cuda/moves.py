@@ -11,7 +11,7 @@ from convc.backends.axes import RANK, merge_tables
 from convc.backends.cuda.plan import Argument, Launch, LaunchPlan, elements
 from convc.backends.cuda.vectors import store
 from convc.backends.cuda.writer import MEMORY, VECTOR, Writer
-from convc.backends.program import Buffer, Plain, Planes, Step
+from convc.backends.program import Buffer, Plain, Planes, Step, Turned
 from convc.dims import Size
 from convc.errors import TargetError
 from convc.types import Array, DType
@@ -115,7 +115,8 @@ def conversions(storage: str) -> Conversions:
             raise TargetError(f"%{name} is {source.type}, expected float32", hint="cast it to float32 in the model")
         asm.step(emit_pack(storage), "pack", name, (source,), (target,))
 
-    def unpack(asm: Assembler, name: str, source: Planes, target: Plain) -> None:
+    def unpack(asm: Assembler, name: str, source: Planes | Turned, target: Plain) -> None:
+        assert isinstance(source, Planes)
         asm.step(emit_unpack(storage), "unpack", name, (source,), (target,))
 
     def relayout(asm: Assembler, name: str, source: Planes, target: Planes) -> None:

@@ -16,6 +16,7 @@ from convc.backends.binding import Binding, Word
 from convc.backends.cpu.activations import float32, float_word
 from convc.backends.cpu.isa import Isa
 from convc.backends.cpu.pack import append_pack, in_turn
+from convc.backends.cpu.reductions import across
 from convc.backends.cpu.writer import Writer
 from convc.backends.prepare import FIRST, LAST
 from convc.backends.program import Planes, Step, Turned
@@ -96,9 +97,7 @@ def emit(isa: Isa) -> tuple[str, str]:
                     out(f"v = vec_load(at + load_i64(x_planes, plane), {lanes})", f"acc = v_add(acc, {change})")
                 out(f"v = vec_load(at + load_i64(x_planes, full), {lanes})")
                 out(f"acc = v_add(acc, vec_keep_first({change}, left, zero))")
-                for distance in (1, 2, 4, 8):
-                    if distance < lanes:
-                        out(f"acc = v_add(acc, vec_swapped(acc, {distance}))")
+                across(out, lanes, "v_add")
                 out(f"{goal} = v_mul(acc, share)")
             out("scale = v_reciprocal(v_sqrt(v_add(var, epsilon)))")
             with out.block("for plane in range(count)"):

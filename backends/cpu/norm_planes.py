@@ -13,6 +13,7 @@ from convc.backends.assemble import Assembler
 from convc.backends.binding import Binding, Word
 from convc.backends.cpu.activations import float32, float_word
 from convc.backends.cpu.isa import Isa
+from convc.backends.cpu.reductions import across
 from convc.backends.cpu.writer import Writer
 from convc.backends.program import Planes, Step, dense_places
 from convc.ir.graph import Node
@@ -62,10 +63,7 @@ def emit(isa: Isa, lanes_of_group: int) -> tuple[str, str]:
                 out("at = x + load_i64(x_planes, plane) + image * x_image + row * x_row")
                 _sum_row(out, lanes, change)
                 out("acc = v_add(acc, s0)")
-            distance = 1
-            while distance < lanes_of_group:
-                out(f"acc = v_add(acc, vec_swapped(acc, {distance}))")
-                distance *= 2
+            across(out, lanes_of_group, "v_add")
             out(f"{goal} = v_mul(acc, share)")
         out("scale = v_reciprocal(v_sqrt(v_add(var, epsilon)))")
         with out.block("for plane in range(first, stop)"):

@@ -40,7 +40,7 @@ def emit_norm(isa: Isa, by_element: bool) -> tuple[str, str]:
             with out.block("if full < length"):
                 out(f"v = vec_load_first(source + full * 4, length - full, {lanes})")
                 out(f"acc = v_add(acc, vec_keep_first({change}, length - full, zero))")
-            across(out, isa, "v_add")
+            across(out, lanes, "v_add")
             out(f"{goal} = v_mul(acc, share)")
         out("scale = v_reciprocal(v_sqrt(v_add(var, epsilon)))")
         if by_element:

@@ -64,55 +64,55 @@ def fold_run(
     with out.block(f"if full < {length}"):
         out(f"v = vec_load_first({start} + full * 4, {length} - full, {lanes})")
         out(f"acc = {combine}(acc, vec_keep_first({change('v')}, {length} - full, {neutral}))")
-    across(out, isa, combine)
+    across(out, lanes, combine)
 
 
-def across(out: Writer, isa: Isa, combine: str) -> None:
-    """Fold the lanes of `acc`; the result is in every lane."""
-    out(f"total = vec_of(vec_lane(acc, 0), {isa.lanes})")
-    for lane in range(1, isa.lanes):
-        out(f"total = {combine}(total, vec_of(vec_lane(acc, {lane}), {isa.lanes}))")
-    out("acc = total")
+def across(out: Writer, lanes: int, combine: str) -> None:
+    """Fold each run of `lanes` lanes of `acc` in halves; the result is in every lane of it."""
+    distance = 1
+    while distance < lanes:
+        out(f"acc = {combine}(acc, vec_swapped(acc, {distance}))")
+        distance *= 2
 
 
 def emit_softmax(isa: Isa, log: bool, run: bool) -> tuple[str, str]:
-    """exp(x - max) / sum, or x - max - log(sum), along the axis."""
+    """exp(x - max) / sum, or x - max - log(sum), along the axis. y keeps exponentials until their sum is known."""
     name = f"f32_{'log_' if log else ''}softmax_{'run' if run else 'across'}__{isa.name}"
     out = Writer(name, ["x", "y", "outer", "axis", "inner"], "x, y: plain")
     lanes = isa.lanes
     out(f"least = vec_of({LEAST}, {lanes})", f"zero = vec_of(0.0, {lanes})", f"one = vec_of(1.0, {lanes})")
-    change = "v_sub(v, shift)" if log else "v_mul(v_exp(v_sub(v, shift)), scale)"
+    total = "shift = v_add(shift, v_log(acc))" if log else "scale = v_div(one, acc)"
+    last = ("x", "v_sub(v, shift)") if log else ("y", "v_mul(v, scale)")
     if run:
         with out.share("outer", "o"):
-            out("source = x + o * axis * 4", "to = y + o * axis * 4")
-            fold_run(out, isa, "source", "axis", "v_max", "least", lambda v: v)
-            out("shift = acc")
-            fold_run(out, isa, "source", "axis", "v_add", "zero", lambda v: f"v_exp(v_sub({v}, shift))")
-            out("shift = v_add(shift, v_log(acc))" if log else "scale = v_div(one, acc)")
+            out("row = o * axis * 4", f"full = axis // {lanes} * {lanes}", "left = axis - full")
+            fold_run(out, isa, "x + row", "axis", "v_max", "least", lambda v: v)
+            out("shift = acc", "acc = zero")
+            with out.block(f"for i in range(0, full, {lanes})"):
+                out(f"v = v_exp(v_sub(vec_load(x + row + i * 4, {lanes}), shift))", "acc = v_add(acc, v)")
+                out("vec_store(y + row + i * 4, v)")
+            with out.block("if left > 0"):
+                out(f"v = v_exp(v_sub(vec_load_first(x + row + full * 4, left, {lanes}), shift))")
+                out("acc = v_add(acc, vec_keep_first(v, left, zero))", "vec_store_first(y + row + full * 4, v, left)")
+            across(out, lanes, "v_add")
+            out(total)
             with out.block(f"for i in range(0, axis, {lanes})"):
-                out(
-                    f"v = vec_load_first(source + i * 4, axis - i, {lanes})",
-                    f"vec_store_first(to + i * 4, {change}, axis - i)",
-                )
+                out(f"v = vec_load_first({last[0]} + row + i * 4, axis - i, {lanes})")
+                out(f"vec_store_first(y + row + i * 4, {last[1]}, axis - i)")
         return out.finish()
     out(f"blocks = (inner + {lanes - 1}) // {lanes}")
     with out.share("outer * blocks", "item"):
-        out(
-            "o = item // blocks",
-            f"at = (item - o * blocks) * {lanes}",
-            "count = inner - at",
-            "base = (o * axis * inner + at) * 4",
-        )
-        out("shift = least", "acc = zero")
-        for line in ("shift = v_max(shift, v)", "acc = v_add(acc, v_exp(v_sub(v, shift)))"):
-            with out.block("for i in range(axis)"):
-                out(f"v = vec_load_first(x + base + i * inner * 4, count, {lanes})", line)
-        out("shift = v_add(shift, v_log(acc))" if log else "scale = v_div(one, acc)")
+        out("o = item // blocks", f"at = (item - o * blocks) * {lanes}", "count = inner - at")
+        out("base = (o * axis * inner + at) * 4", "shift = least", "acc = zero")
         with out.block("for i in range(axis)"):
-            out(
-                f"v = vec_load_first(x + base + i * inner * 4, count, {lanes})",
-                f"vec_store_first(y + base + i * inner * 4, {change}, count)",
-            )
+            out(f"shift = v_max(shift, vec_load_first(x + base + i * inner * 4, count, {lanes}))")
+        with out.block("for i in range(axis)"):
+            out(f"v = v_exp(v_sub(vec_load_first(x + base + i * inner * 4, count, {lanes}), shift))")
+            out("acc = v_add(acc, v)", "vec_store_first(y + base + i * inner * 4, v, count)")
+        out(total)
+        with out.block("for i in range(axis)"):
+            out(f"v = vec_load_first({last[0]} + base + i * inner * 4, count, {lanes})")
+            out(f"vec_store_first(y + base + i * inner * 4, {last[1]}, count)")
     return out.finish()
 
 

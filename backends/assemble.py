@@ -55,9 +55,9 @@ class Conversions:
 
 
 _UNMADE: Array = np.empty(0)
+"""In the place of a packed constant, until `finish`."""
 LARGE = 1 << 22
 """Elements of a constant that threads share in packing."""
-"""In the place of a packed constant, until `finish`."""
 
 
 class Assembler:

@@ -1,17 +1,16 @@
-"""conv2d and conv_transpose2d as calls of the convolution kernel: layouts, packed weights, arguments."""
+"""conv2d and conv_transpose2d as calls of the convolution kernels: layouts, what is chosen, packed weights."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from convc.backends.assemble import Assembler
-from convc.backends.binding import SLACK, Binding, Word, offsets_table
+from convc.backends.binding import SLACK
 from convc.backends.cpu import conv, conv_dot, merge, winograd_call
-from convc.backends.cpu.activations import float_word, function_of
+from convc.backends.cpu.activations import function_of
 from convc.backends.cpu.channels import (
     Channels,
     Taps,
@@ -24,41 +23,22 @@ from convc.backends.cpu.channels import (
     prefers_lanes,
 )  # fmt: skip
 from convc.backends.cpu.choice import Choice, Facts, candidates
+from convc.backends.cpu.conv_call import ConvCall
 from convc.backends.cpu.conv_window import row_of_taps, windowed
 from convc.backends.cpu.isa import Isa
 from convc.backends.cpu.prologue import lower_prologue
 from convc.backends.cpu.regions import Run, regions_of
-from convc.backends.cpu.split import Work, pixel_parts
 from convc.backends.operands import constant_of, transposed_taps
-from convc.backends.program import Ints, Planes, Step
+from convc.backends.program import Ints, Planes
 from convc.dims import Size, concrete
 from convc.errors import TargetError
 from convc.ir.graph import Node
 from convc.types import Activation, Array, product
 
-NO_WRAP = 1 << 40
-PANEL_BYTES = 512 << 10
 NEAR = 1.03
 """Times the cycles predicted: less than predictions are worth."""
 EXACT_ROWS = 2
 """A tile of 2 rows, or half of it, reads no pixel that is not there: for steps that are long or known at run time."""
-
-
-@dataclass(frozen=True, eq=False)
-class ConvCall:
-    """One call of the kernel, before sizes are known. `start` and `every` place its pixels in the output."""
-
-    spec: conv.ConvSpec
-    taps: Taps
-    stride: tuple[int, int]
-    height: Size
-    width: Size
-    start: tuple[int, int]
-    every: tuple[int, int]
-    group_blocks: int
-    weights: str
-    bias: str
-    params: tuple[float, ...]
 
 
 def lower_conv2d(asm: Assembler, node: Node, isa: Isa) -> None:
@@ -88,11 +68,11 @@ def lower_conv2d(asm: Assembler, node: Node, isa: Isa) -> None:
             channels.group_blocks, flat, dh if square else 0,
         )  # fmt: skip
         ranked = candidates(isa, facts)
-    taps, order = make_taps(
-        x, channels, [(r, s, r * dh - top, s * dw - left) for r in range(height) for s in range(breadth)], breadth
-    )
-    if ranked and _vectors(isa, x, channels, taps, facts.images * facts.height * facts.width, ranked[0][1]):
-        ranked = ()  # the kernel for few outputs is the only one of its kind
+    pixels = [(r, s, r * dh - top, s * dw - left) for r in range(height) for s in range(breadth)]
+    if ranked and len(channels.slots) == 1:
+        taps, _ = make_taps(x, channels, pixels, breadth)
+        if _vectors(isa, x, channels, taps, facts.images * facts.height * facts.width, ranked[0][1]):
+            ranked = ()  # the kernel for few outputs is the only one of its kind
     cut = _regions(asm, node, isa, x, channels, (height, breadth), ranked, step)
     if cut:
         asm.candidates[node.name] = []
@@ -104,6 +84,7 @@ def lower_conv2d(asm: Assembler, node: Node, isa: Isa) -> None:
         _append_winograd(asm, node, isa, choice, x, residual, channels, weights)
         return
     asm.need_halo(x, (top, left, bottom, right))
+    taps, order = make_taps(x, channels, pixels, breadth)
     y = asm.new_planes(node.name, node.type, places=channels.places)
     packed = weights.reshape(out, -1)
     tile = (choice.rows, choice.cols) if choice is not None else None
@@ -327,60 +308,3 @@ def _vectors(isa: Isa, x: Planes, channels: Channels, taps: Taps, pixels: int, c
         return None
     needed = conv_dot.cycles(isa, conv_dot.outputs_of(channels), vectors.plane.shape[1], pixels)
     return vectors if needed < cycles else None
-
-
-def arguments(step: Step, bound: Binding) -> Sequence[Word]:
-    """Argument words of a convolution call, in the order of `conv.ARGUMENTS`."""
-    call: ConvCall = step.params["call"]
-    source, target = step.reads[0], step.writes[0]
-    assert isinstance(source, Planes) and isinstance(target, Planes)
-    x, y = bound.geometry(source), bound.geometry(target)
-    added = step.reads[1] if len(step.reads) > 1 else None
-    r = bound.geometry(added) if isinstance(added, Planes) else y
-    images, rows, width = x.images, bound.size(call.height), bound.size(call.width)
-    taps = call.taps
-    table = x.planes[taps.plane] + taps.lane * 4 + taps.dy * x.row + taps.dx * x.pixel
-    (sh, sw), (a, b), (ey, ex) = call.stride, call.start, call.every
-    x_image, x_row, x_step = x.image, x.row * sh, x.pixel * sw
-    wrap, x_wrap, y_wrap, r_wrap = NO_WRAP, 0, 0, 0
-    if rows == width == 1 and call.spec.step in {0, x.image}:
-        images, width, x_step = 1, images, x.image
-        y_step, r_step = y.image, r.image
-    else:
-        y_step, r_step = y.pixel * ex, r.pixel * ex
-        single = not taps.dy.any() and not taps.dx.any() and (sh, sw, ey, ex) == (1, 1, 1, 1)
-        if single and x.flat_rows and x.height == rows and x.width == width:
-            wrap, x_wrap, y_wrap, r_wrap = width, x.row, y.row, r.row
-            alone = y.height == rows  # not one region of several
-            rows, width = 1, rows * width
-            if alone and x.flat_images and y.image == y.height * y.row and r.image == r.height * r.row:
-                images, width = 1, images * width
-    (groups, count), lanes = taps.plane.shape, target.lanes
-    total = images * rows * -(-width // call.spec.rows)
-    tiles = groups * -(-call.group_blocks // call.spec.cols)
-    shared = len(np.unique(taps.dy)) * min(len(np.unique(taps.dx)), sw)  # by neighbours
-    pixel_bytes = max(call.spec.rows * count * 4 // max(shared, 1), 1)
-    cols = min(call.spec.cols, call.group_blocks)
-    steps = conv.step_cycles(call.spec.rows, cols, count, lanes * 4)
-    work = Work(
-        max(total, 1), tiles, groups * call.group_blocks * count * lanes * 4, x.bytes, y.bytes,
-        total * tiles * count * steps,
-    )  # fmt: skip
-    parts = pixel_parts(work, bound.threads)
-    panels = min(parts * -(-total * pixel_bytes // (parts * PANEL_BYTES)), total)
-    panel = -(-total // max(panels, 1))
-    chunk = conv.chunk_steps(count, cols * lanes * 4, call.spec.unroll) if panel > 1 else max(count, 1)
-    scratch = bound.scratch(panel * call.spec.rows * cols * lanes * 4 if chunk < count else 64)
-    one_tap = not taps.dy.any() and not taps.dx.any()
-    following = call.spec.rows * x_step if width > call.spec.rows else x_row
-    soon = (following, x_step - 4) if one_tap else (0, 0)
-    r_start = bound.arena + (a * r.row + b * r.pixel)
-    residual: Sequence[Word] = (r_start, bound.table(r.planes)) if added is not None else (0, 0)
-    return [
-        bound.arena, bound.constant(call.weights), bound.constant(call.bias),
-        bound.arena + (a * y.row + b * y.pixel), bound.table(y.planes), *residual,
-        bound.table(offsets_table(table, step.node)), count, images, rows, width, wrap,
-        x_image, x_row, x_wrap, x_step, y.image, y.row * ey, y_wrap, y_step, r.image, r.row * ey, r_wrap, r_step,
-        groups, call.group_blocks, call.group_blocks // call.spec.cols, panels, *soon,
-        chunk, *scratch, *(float_word(p) for p in call.params),
-    ]  # fmt: skip

@@ -10,6 +10,7 @@ from convc.backends import shaping
 from convc.backends.assemble import Assembler
 from convc.backends.cpu import (
     channels_last,
+    conv_call,
     convolution,
     elementwise,
     linear_call,
@@ -68,7 +69,7 @@ LOWER: dict[str, Lower] = {
 }  # fmt: skip
 
 ARGUMENTS: Mapping[str, Callable[[Step, Binding], Sequence[Word]]] = {
-    "conv": convolution.arguments, "winograd": winograd_call.arguments, "linear": linear_call.arguments,
+    "conv": conv_call.arguments, "winograd": winograd_call.arguments, "linear": linear_call.arguments,
     "pack": pack.pack_arguments, "unpack": pack.unpack_arguments,
     "relayout": moves.relayout_arguments, "clear_halo": moves.clear_halo_arguments,
     "index_copy": moves.index_copy_arguments, "map_planes": maps.planes_arguments,

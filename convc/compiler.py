@@ -62,7 +62,8 @@ def compile(
         The largest error of the outputs that approximate rewrites may cause, max |y - y'| / max |y|; None: no such
         rewrites. It is measured on `calibration`; on other inputs it may be larger.
     threads
-        Threads of an inference; None takes what the process may use. Results do not depend on it.
+        Threads of an inference; None takes what the process may use. Results do not depend on it. More than there are
+        processors make all wait for each other.
     precision
         `"float32"`, strictly; for CUDA also `"tf32"`, `"float16"` and `"bfloat16"`: what products take and activations
         are stored as. Sums are float32 in each.

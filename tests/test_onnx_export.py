@@ -190,6 +190,12 @@ def test_names_and_sources_are_kept() -> None:
     assert to_onnx(merged).graph.node[0].doc_string == "from conv, bn"
 
 
+def test_nodes_that_come_from_one_node_have_names_of_their_own() -> None:
+    graph = graph_of(f'{X}\n%a = relu(%x) from "n"\n%b = neg(%a) from "n"\n%n = abs(%b) from "m"\nreturn %n')
+    names = [n.name for n in round_trip(graph).graph.node]
+    assert names[0] == "n" and len(set(names)) == 3
+
+
 def test_output_names() -> None:
     """Outputs that rename, repeat, pass on an input or a constant, or take the name of an inner value."""
     x = graph_input("x", DType.F32, (3,))

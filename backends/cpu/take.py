@@ -88,7 +88,7 @@ def arguments(step: Step, bound: Binding) -> Sequence[Word]:
     assert isinstance(source, Planes) and isinstance(target, Planes)
     x, y = bound.geometry(source), bound.geometry(target)
     rows, columns = _offsets(step, bound, x)
-    ends = np.flatnonzero((np.diff(columns) != x.pixel) | (columns[:-1] < 0))  # where the next column is another's
+    ends = np.flatnonzero(np.diff(columns) != x.pixel)  # where the next column is another's
     starts, stops = np.append(0, ends + 1), np.append(ends + 1, len(columns))
     longest = int(np.argmax(stops - starts)) if len(columns) else 0
     run = (int(starts[longest]), int(stops[longest])) if len(columns) else (0, 0)

@@ -34,6 +34,7 @@ def test_a_block_moves_nothing(target: str, channels: int, plane: tuple[int, int
     found = families(model)
     assert found.count("pack") == found.count("unpack") == found.count("norm_last") == 1
     assert "index_copy" not in found and "linear" not in found
+    assert {step.node for step in model.program.steps} <= {node.name for node in model.graph.nodes}
 
 
 @pytest.mark.parametrize("channels", [5, 40])
@@ -50,6 +51,14 @@ def test_turned_values_are_there_for_everyone(channels: int) -> None:
     ends["plain"] = b.transpose(b.sigmoid(y), perm=FIRST)
     for passes in ("none", "default"):
         check(b.finish(ends), passes=passes, threads=3)
+
+
+def test_few_pixels_are_rows() -> None:
+    """Too few for a convolution: what was turned is multiplied as a matrix."""
+    b = Builder("few", seed=1)
+    x = b.transpose(b.conv(b.input("x", (1, 3, 2, 2)), 24, kernel=1), perm=LAST)
+    model = check(b.finish(b.linear(normed(b, b.linear(x, 24), 24), 10)), passes="default")
+    assert families(model).count("linear") == 2
 
 
 @pytest.mark.parametrize("channels", [3, 20])

@@ -54,6 +54,14 @@ def test_lanes_without_a_channel_are_not_multiplied() -> None:
     assert any("_dot_" in name for name in kernels(model)) == (24 % lanes == 0)
 
 
+def test_channels_that_are_read_twice() -> None:
+    """Sixteen channels, of which eight lie where the others do, are not a vector."""
+    b = Builder("few", seed=1)
+    y = b.relu(b.conv(b.input("x", (1, 3, 9, 20)), 16, kernel=3))
+    twice = b.gather(y, np.repeat(np.arange(8), 2), axis=1)
+    check(b.finish([b.conv(twice, 2, kernel=5), b.conv(b.concat([twice, y], axis=1), 1, kernel=3)]), passes="default")
+
+
 def test_bits_do_not_depend_on_threads_or_on_the_batch() -> None:
     b = Builder("few", seed=1)
     graph = b.finish(b.conv(b.relu(b.conv(b.input("x", ("N", 3, 21, 19)), 32, kernel=3)), 3, kernel=7))

@@ -34,6 +34,7 @@ class Writer:
         self.graph = graph
         self.opset = OPSET
         self.nodes: list[onnx.NodeProto] = []
+        self.titles: set[str] = set()
         self.initializers: list[onnx.TensorProto] = []
         self.taken = {n.name for n in graph.nodes} | {o.name for o in graph.outputs}
         self.counters: dict[str, int] = {}
@@ -71,6 +72,9 @@ class Writer:
         self.opset = max(self.opset, since)
         name = out or self.fresh(self.base)
         title = self.sources[0] if out and len(self.sources) == 1 else name
+        if title in self.titles:  # another node came from the same one of the description
+            title = name if name not in self.titles else self.fresh(name)
+        self.titles.add(title)
         origin = f"from {', '.join(self.sources)}" if len(self.sources) > 1 else ""
         proto = helper.make_node(op, list(inputs), [name], name=title, doc_string=origin)
         proto.attribute.extend(helper.make_attribute(key, value) for key, value in sorted(attrs.items()))

@@ -256,6 +256,7 @@ def _ahead(exact: Exact, draft: Draft) -> Exact:
     """
     nodes = [draft[name] for name in draft.names if draft[name].op == "conv2d"]
     kernels = [one for one in each(lambda node: read_kernel(draft, node), nodes) if isinstance(one, Kernel)]
+    kernels.sort(key=lambda one: -one.stored.size)  # so that no thread begins the largest when the others end
     found = {(one.node, one.constant): chains for one, chains in zip(kernels, each(exact, kernels), strict=True)}
 
     def known(kernel: Kernel) -> Sequence[Chain] | str | None:

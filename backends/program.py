@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from convc.dims import Size
+from convc.ir.graph import Graph
 from convc.types import Array, TensorType
 
 Ints = npt.NDArray[np.int64]
@@ -175,3 +176,13 @@ def dense_places(channels: int, lanes: int) -> Ints:
     """Channels in order, `lanes` a plane."""
     numbers = np.arange(channels)
     return np.stack([numbers // lanes, numbers % lanes], axis=1)
+
+
+def node_of(graph: Graph, name: str) -> str:
+    """The node that a step of this name works for, '' where there is none.
+
+    Lowering names what it puts beside a node `node.something`.
+    """
+    while name and name not in graph:
+        name = name.rpartition(".")[0]
+    return name

@@ -231,11 +231,14 @@ class CompiledModel:
 
         Raises InputError that lists similar names where there is no such node.
         """
+        from convc.backends.program import node_of
         from convc.passes.stages import Stages
         from convc.passes.story import tell_story
 
         stages = self.stages or Stages.of(self.graph, len(self.records))
-        steps = [(s.kernel, s.node, s.outputs) for s in self.program.steps if s.family != "clear_halo"]
+        steps = [
+            (s.kernel, node_of(self.graph, s.node), s.outputs) for s in self.program.steps if s.family != "clear_halo"
+        ]
         return tell_story(node, stages, self.records, steps)
 
     def save(self, path: str | Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from measure_support import small_graph, write_small
 
 import convc
+from convc.backends.program import node_of
 from convc.errors import ModelError, TargetError
 from convc.frontends.builder import Builder
 from convc.frontends.value import Value
@@ -18,7 +19,7 @@ from convc.measure.accuracy import difference
 from convc.measure.environment import environment, peak_memory
 from convc.measure.history import History
 from convc.measure.layers import WHOLE, layers
-from convc.measure.profile import node_of, profile
+from convc.measure.profile import profile
 from convc.measure.startup import starts
 from convc.measure.timing import Budget, Figures, race
 from convc.passes.manager import run_passes

@@ -20,6 +20,7 @@ from convc.processors import default_threads
 GENERATOR_FILES = (
     "primitives.py",
     "tiles.py",
+    "squares.py",
     "vecmath.py",
     "winograd_primitives.py",
     "winograd_points.py",

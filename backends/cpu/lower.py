@@ -97,7 +97,7 @@ def lower_with(
     if missing:
         listed = ", ".join(str(node) for node in missing)
         raise TargetError(f"the CPU has no kernels for {listed}", hint="use target='reference'")
-    described, graph = graph, flatten_linears(graph, MANY_ROWS)
+    graph = flatten_linears(graph, MANY_ROWS)
     places = output_places(graph, isa.lanes)
 
     def lowered(gaps: Mapping[str, bool]) -> Assembler:
@@ -115,12 +115,5 @@ def lower_with(
     if gaps := asm.surprises():
         asm = lowered(gaps)
     merge_ends(asm, isa)
-    asm.steps = [replace(step, node=_described(step.node, described)) for step in asm.steps]
     program = replace(asm.finish(), choices={name: one.to_json() for name, one in (choices or {}).items()})
     return program, asm.candidates
-
-
-def _described(name: str, graph: Graph) -> str:
-    """The node that a step is named after: `fc` of one that was made of it for lowering, such as `fc.rows`."""
-    owner = name.rpartition(".")[0]
-    return owner if name not in graph and owner in graph else name

@@ -14,12 +14,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from convc.backends.program import node_of
 from convc.check.subgraph import extract, frontier, given
 from convc.errors import Error
 from convc.interp import bind_sizes, run_nodes
 from convc.ir.graph import Graph
 from convc.measure.accuracy import Difference, difference, reference, wide
-from convc.measure.profile import node_of
 from convc.model import CompiledModel
 from convc.passes.base import Pass
 from convc.types import Array

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from convc.backends.program import Flattened, Layout, Plain, Program, Step
+from convc.backends.program import Flattened, Layout, Plain, Program, Step, node_of
 from convc.dims import concrete
 from convc.errors import TargetError
 from convc.interp import bind_sizes
@@ -236,16 +236,6 @@ def _figures(
         graph.name, program.target, dict(sizes), len(found.whole), float(np.median(found.whole)), total,
         float(np.median(found.wall)), limit, alone, tuple(steps),
     )  # fmt: skip
-
-
-def node_of(graph: Graph, name: str) -> str:
-    """The node that a step of this name works for, '' where there is none.
-
-    Lowering names what it puts beside a node `node.something`.
-    """
-    while name and name not in graph:
-        name = name.rpartition(".")[0]
-    return name
 
 
 def step_macs(graph: Graph, program: Program, sizes: Mapping[str, int]) -> list[int]:

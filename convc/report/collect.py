@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from convc.backends.memory import MemoryPlan, buffer_bytes, plan_memory
-from convc.backends.program import Program, buffers_of
+from convc.backends.program import Program, buffers_of, node_of
 from convc.dims import concrete
 from convc.files import finite
 from convc.measure.history import History
-from convc.measure.profile import node_of
 from convc.ops import OPS
 from convc.passes import PASSES
 from convc.passes.stages import Outline, Stages

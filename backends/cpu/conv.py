@@ -21,8 +21,8 @@ from convc.backends.cpu.writer import Writer
 ARGUMENTS = [
     "x", "w", "bias", "y", "y_planes", "r", "r_planes", "offsets", "K", "images", "rows", "width", "wrap",
     "x_image", "x_row", "x_wrap", "x_step", "y_image", "y_row", "y_wrap", "y_step",
-    "r_image", "r_row", "r_wrap", "r_step", "groups", "group_blocks", "full_tiles", "panels", "soon", "soon_lane",
-    "chunk", "scratch", "scratch_step",
+    "r_image", "r_row", "r_wrap", "r_step", "groups", "group_blocks", "full_tiles", "panels", "chunk", "scratch",
+    "scratch_step",
 ]  # fmt: skip
 
 L1_BYTES = 28 << 10
@@ -39,7 +39,7 @@ L2_BYTES_A_CYCLE = 14.0
 class ConvSpec:
     """What changes a convolution kernel's instructions. `step`: bytes between input pixels, 0 if given at run time.
     `unroll`: k-steps a turn of the loop, of which the number of steps is a multiple. `gap`: see `conv_window.py`;
-    `outputs`: see `conv_dot.py`.
+    `outputs`: see `conv_dot.py`. `soon`: there is one tap, and the pixels of the next tile are fetched.
     """
 
     mode: str
@@ -53,12 +53,18 @@ class ConvSpec:
     params: int
     gap: int = 0
     outputs: int = 0
+    soon: bool = False
+
+    @property
+    def entry(self) -> int:
+        """Bytes of an entry of the table: an offset and, with `soon`, that of the float to be fetched."""
+        return 8 if self.soon else 4
 
     def name(self, isa: Isa) -> str:
         """The kernel's name: its facts in order."""
         facts = ["f32", "conv" if self.mode == "dense" else f"conv_{self.mode}", f"step{self.step or 'n'}"]
         facts += [f"gap{self.gap}"] * (self.gap > 0) + [f"to{self.outputs}"] * (self.outputs > 0)
-        facts.append(f"{self.rows}x{self.cols}" + (f"r{self.rest}" if self.rest else "") + f"k{self.unroll}")
+        facts.append(f"{self.rows}x{self.cols}" + (f"r{self.rest}" if self.rest else "") + f"k{self.unroll}" + "p" * self.soon)
         return "_".join(facts + name_end(self.residual, self.activation)) + f"__{isa.name}"
 
 
@@ -79,7 +85,7 @@ def emit(spec: ConvSpec, isa: Isa, panel: Panel | None = None) -> tuple[str, str
     with out.share("panels * groups * tiles", "item"):
         out("part = item // (groups * tiles)", "tile = item - part * (groups * tiles)")
         out("group = tile // tiles", f"block = group * group_blocks + (tile - group * tiles) * {spec.cols}")
-        out("table = offsets + group * K * 4", f"weights = w + block * K * {isa.lanes * 4}")
+        out(f"table = offsets + group * K * {spec.entry}", f"weights = w + block * K * {isa.lanes * 4}")
         out(f"b = bias + block * {isa.lanes * 4}", "yt = y_planes + block * 8")
         if spec.residual:
             out("rt = r_planes + block * 8")
@@ -110,15 +116,15 @@ def _panel(out: Writer, spec: ConvSpec, isa: Isa, cols: int, parameters: str) ->
 
 def _chunk(out: Writer, spec: ConvSpec, isa: Isa, cols: int, step: str, parameters: str) -> None:
     size = cols * isa.lanes * 4
-    # each pixel tile fetches a share of the next weights, which follow these: `rate` / 1024 lines a turn
-    most = fetches(size, spec.unroll) * 1024
-    out("span = end - first", "if span < 1: span = 1", f"rate = {max(size * spec.unroll // 64, 1) * 1024} // span")
-    out(f"if rate > {most}: rate = {most}")
+    # each tile of pixels fetches a share of the next weights, which follow these: `rate` bytes a turn in each stream
+    out("span = end - first", "if span < 1: span = 1", f"rate = {size} // span + 1")
+    out(f"if rate > {fetches(size) * 64}: rate = {fetches(size) * 64}")
+    out(f"stream = (stop - begin) // {spec.unroll} * {size}", f"share = (stop - begin) // {spec.unroll} * rate")
     begin_tiles(out, spec)
     with out.block("for i in range(first, end)"):
         place_tile(out, spec, step)
-        out("turn = i - first", f"pos = turn * ((stop - begin) // {spec.unroll}) * rate")
-        out(f"wp = weights + begin * {size}", f"next = weights + stop * {size}")
+        out("turn = i - first", f"wp = weights + begin * {size}", f"end_w = weights + stop * {size}")
+        out("later = end_w + turn * share", f"entry = table + begin * {spec.entry}")
         out(f"sum = sums + turn * {spec.rows * spec.cols * isa.lanes * 4}")
         for rows in tile_rows(out, "count", spec.rows, cols == spec.cols):
             _tile(out, spec, isa, rows, cols, step, parameters)
@@ -171,22 +177,19 @@ def _tile(out: Writer, spec: ConvSpec, isa: Isa, rows: int, cols: int, step: str
     if spec.residual:  # 2 to 5 % where it comes from beyond the second-level cache
         with out.block("if r_planes != 0"):
             out(f"tile_fetch(r, rt, rp, r_step, {rows}, {cols})")
-    with out.block(f"for k in range(begin, stop, {spec.unroll})"):
-        out("later = next + (pos >> 10) * 64", "pos += rate", "at_k = xp + load_i32(table, k) * 4")
-        # where there is one tap, lane l of a plane fetches pixel l of the next tile; else what is there already
-        for line in range(1, fetches(cols * vector, spec.unroll)):
-            out(f"fetch(later + {64 * line})")
-        if spec.mode == "dense":
-            out(f"at_soon = at_k + soon + (k & {isa.lanes - 1}) * soon_lane")
+    size = cols * vector
+    with out.block("while wp < end_w"):  # pointers alone: additions for anything else take places of multiply-adds
         for turn in range(spec.unroll):
-            at_w, fetch = f"wp + {turn * cols * vector}", "None" if turn else "later"
-            if turn:
-                out(f"at_k = xp + load_i32(table, k + {turn}) * 4")
+            at_later = f"later + {turn} * stream" if turn else "later"
+            for line in range(1, fetches(size)):
+                out(f"fetch({at_later} + {64 * line})")
+            at_k, at_w = f"xp + load_i32(entry, {turn * spec.entry // 4}) * 4", f"wp + {turn * size}"
             if spec.mode == "dense":
-                out(f"{acc} = tile_fma({acc}, at_k, {step}, {at_w}, {fetch}, at_soon + {turn} * {step})")
+                at_soon = f"xp + load_i32(entry, {2 * turn + 1}) * 4" if spec.soon else "None"
+                out(f"{acc} = tile_fma({acc}, {at_k}, {step}, {at_w}, {at_later}, {at_soon})")
             else:
-                out(f"{acc} = tile_fma_lanes({acc}, at_k, {step}, {at_w}, {fetch})")
-        out(f"wp += {spec.unroll * cols * vector}")
+                out(f"{acc} = tile_fma_lanes({acc}, {at_k}, {step}, {at_w}, {at_later})")
+        out(f"wp += {spec.unroll * size}", f"entry += {spec.unroll * spec.entry}", "later += rate")
     with out.block("if stop < K"):
         out(f"points_store({acc}, sum, {rows * vector})")
     with out.block("else"):
@@ -218,9 +221,9 @@ def unroll_of(isa: Isa, mode: str, count: int) -> int:
     return next((steps for steps in wanted if count and count % steps == 0), 1)
 
 
-def fetches(size: int, unroll: int) -> int:
-    """Lines of the next weights that a turn of `unroll` steps asks for at most, of `size` bytes a step: a quarter."""
-    return max(size * unroll // 256, 1)
+def fetches(size: int) -> int:
+    """Lines of the next weights that a step of `size` bytes asks for at most: a quarter."""
+    return max(size // 256, 1)
 
 
 def chunk_steps(count: int, step_bytes: int, unroll: int = 1) -> int:

@@ -78,9 +78,9 @@ def arguments(step: Step, bound: Binding) -> Sequence[Word]:
     panel = -(-total // max(panels, 1))
     chunk = conv.chunk_steps(count, cols * lanes * 4, call.spec.unroll) if panel > 1 else max(count, 1)
     scratch = bound.scratch(panel * call.spec.rows * cols * lanes * 4 if chunk < count else 64)
-    one_tap = not taps.dy.any() and not taps.dx.any()
-    following = call.spec.rows * x_step if width > call.spec.rows else x_row
-    soon = (following, x_step - 4) if one_tap else (0, 0)
+    if call.spec.soon:  # lane l of a plane fetches pixel l of the next tile
+        following = call.spec.rows * x_step if width > call.spec.rows else x_row
+        table = np.stack([table, table + following + taps.lane * (x_step - 4)], axis=-1)
     r_start = bound.arena + (a * r.row + b * r.pixel)
     residual: Sequence[Word] = (r_start, bound.table(r.planes)) if added is not None else (0, 0)
     return [
@@ -88,6 +88,5 @@ def arguments(step: Step, bound: Binding) -> Sequence[Word]:
         bound.arena + (a * y.row + b * y.pixel), bound.table(y.planes), *residual,
         bound.table(offsets_table(table, step.node)), count, images, rows, width, wrap,
         x_image, x_row, x_wrap, x_step, y.image, y.row * ey, y_wrap, y_step, r.image, r.row * ey, r_wrap, r_step,
-        groups, call.group_blocks, call.group_blocks // call.spec.cols, panels, *soon,
-        chunk, *scratch, *(float_word(p) for p in call.params),
+        groups, call.group_blocks, call.group_blocks // call.spec.cols, panels, chunk, *scratch, *(float_word(p) for p in call.params),
     ]  # fmt: skip

@@ -56,7 +56,7 @@ def cycles(isa: Isa, outputs: int, count: int, pixels: int) -> float:
 
 def across(spec: conv.ConvSpec, isa: Isa, outputs: int) -> conv.ConvSpec:
     """The kernel for so many outputs."""
-    return replace(spec, mode="dot", rows=rows_for(isa, outputs), cols=1, rest=0, unroll=1, outputs=outputs)
+    return replace(spec, mode="dot", rows=rows_for(isa, outputs), cols=1, rest=0, unroll=1, outputs=outputs, soon=False)
 
 
 def pack(weights: Array, channels: Channels, columns: Ints) -> Array:

@@ -29,9 +29,6 @@ from convc.backends.cpu.primitives import (
     vector,
 )  # fmt: skip
 
-PREFETCH_BYTES = 1024
-"""How far ahead of their use weights are fetched: 20 % on 3x3 convolutions, measured from 512 to 4096."""
-
 
 def tile_parts(builder: Any, kind: Tile, tile: Value) -> list[Value]:
     """The vectors of a tile, row by row."""
@@ -66,8 +63,6 @@ def _prefetch(builder: Any, address: Value, offset: int, level: int = 3) -> None
 
 
 def _weights(builder: Any, kind: Tile, address: Value) -> list[Value]:
-    for offset in range(0, kind.cols * kind.lanes * 4, 64):
-        _prefetch(builder, address, PREFETCH_BYTES + offset)
     return [load_vector(builder, address, kind.lanes, q * kind.lanes * 4) for q in range(kind.cols)]
 
 

@@ -16,7 +16,7 @@ from convc.backends.cpu.activations import float_word
 from convc.backends.cpu.channels import Channels, Taps, pack_weights, rows_of
 from convc.backends.cpu.choice import Choice
 from convc.backends.cpu.isa import Isa
-from convc.backends.cpu.winograd import WORDS, WinogradSpec
+from convc.backends.cpu.winograd import WORDS, WinogradSpec, streams_of
 from convc.backends.cpu.winograd_few import FewSpec
 from convc.backends.cpu.winograd_plan import part_blocks, plan_blocks, tile_grid
 from convc.backends.cpu.winograd_points import transform_kernels, weigh_kernels
@@ -64,8 +64,9 @@ def append(
     if choice.few:
         spec = FewSpec(choice.m, apart, choice.rows, *epilogue)
     else:
-        unroll = conv.unroll_of(isa, "dense", len(inputs))
-        spec = WinogradSpec(choice.m, apart, choice.rows, choice.cols, blocks % choice.cols, unroll, *epilogue)
+        unroll, streams = conv.unroll_of(isa, "dense", len(inputs)), streams_of(isa, len(inputs), choice.cols)
+        tile = choice.rows, choice.cols, blocks % choice.cols
+        spec = WinogradSpec(choice.m, apart, *tile, unroll, streams, *epilogue)
 
     def pack() -> Array:
         if choice.few:

@@ -64,7 +64,8 @@ class ConvSpec:
         """The kernel's name: its facts in order."""
         facts = ["f32", "conv" if self.mode == "dense" else f"conv_{self.mode}", f"step{self.step or 'n'}"]
         facts += [f"gap{self.gap}"] * (self.gap > 0) + [f"to{self.outputs}"] * (self.outputs > 0)
-        facts.append(f"{self.rows}x{self.cols}" + (f"r{self.rest}" if self.rest else "") + f"k{self.unroll}" + "p" * self.soon)
+        tile = f"{self.rows}x{self.cols}" + (f"r{self.rest}" if self.rest else "")
+        facts.append(tile + f"k{self.unroll}" + "p" * self.soon)
         return "_".join(facts + name_end(self.residual, self.activation)) + f"__{isa.name}"
 
 
@@ -106,70 +107,91 @@ def emit(spec: ConvSpec, isa: Isa, panel: Panel | None = None) -> tuple[str, str
 
 def _panel(out: Writer, spec: ConvSpec, isa: Isa, cols: int, parameters: str) -> None:
     # Weights of `chunk` steps stay in the first-level cache while they meet all pixels of the panel.
-    step = str(spec.step or "x_step")
     out("begin = 0")
     with out.block("while begin < K or begin == 0"):
         out("stop = begin + chunk", "if stop > K: stop = K")
-        _chunk(out, spec, isa, cols, step, parameters)
+        _chunk(out, spec, isa, cols, parameters)
         out("begin = begin + chunk")
 
 
-def _chunk(out: Writer, spec: ConvSpec, isa: Isa, cols: int, step: str, parameters: str) -> None:
+def _chunk(out: Writer, spec: ConvSpec, isa: Isa, cols: int, parameters: str) -> None:
     size = cols * isa.lanes * 4
     # each tile of pixels fetches a share of the next weights, which follow these: `rate` bytes a turn in each stream
     out("span = end - first", "if span < 1: span = 1", f"rate = {size} // span + 1")
     out(f"if rate > {fetches(size) * 64}: rate = {fetches(size) * 64}")
     out(f"stream = (stop - begin) // {spec.unroll} * {size}", f"share = (stop - begin) // {spec.unroll} * rate")
-    begin_tiles(out, spec)
+    begin_tiles(out, spec, isa)
+    out(f"sum = sums - {spec.rows * spec.cols * isa.lanes * 4}")
     with out.block("for i in range(first, end)"):
-        place_tile(out, spec, step)
-        out("turn = i - first", f"wp = weights + begin * {size}", f"end_w = weights + stop * {size}")
-        out("later = end_w + turn * share", f"entry = table + begin * {spec.entry}")
-        out(f"sum = sums + turn * {spec.rows * spec.cols * isa.lanes * 4}")
+        out(f"wp = weights + begin * {size}", f"end_w = weights + stop * {size}")
+        out(f"entry = table + begin * {spec.entry}", "later = end_w + (i - first) * share", f"sum += {spec.rows * spec.cols * isa.lanes * 4}")
         for rows in tile_rows(out, "count", spec.rows, cols == spec.cols):
-            _tile(out, spec, isa, rows, cols, step, parameters)
+            _tile(out, spec, isa, rows, cols, parameters)
         next_tile(out, spec)
 
 
-def begin_tiles(out: Writer, spec: ConvSpec) -> None:
-    """Where the panel's first tile lies: image, row, pixel `at` of a row, which are lines of `wrap` pixels."""
+def begin_tiles(out: Writer, spec: ConvSpec, isa: Isa) -> None:
+    """Where the panel's first tile lies: image, row, and pixel of a row, which are lines of `wrap` pixels; `col`: in
+    its line. Its first pixel is read at xp, written at yp, added to at rp; `count`: pixels to the end of the row.
+    """
     out("image = first // per_image", "j = first - image * per_image", "row = j // per_row")
-    out(f"at = (j - row * per_row) * {spec.rows}", "line = at // wrap", "col = at - line * wrap")
-
-
-def place_tile(out: Writer, spec: ConvSpec, step: str) -> None:
-    """Where its first pixel is read, written, and added to; `count`: pixels to the end of the row."""
-    out("count = width - at")
-    out(f"xp = x + image * x_image + row * x_row + line * x_wrap + col * {step}")
-    out("yp = image * y_image + row * y_row + line * y_wrap + col * y_step", "y_gap = y_wrap - wrap * y_step")
+    out(f"at = (j - row * per_row) * {spec.rows}", "line = at // wrap", "col = at - line * wrap", "count = width - at")
+    out(f"x_along = {spec.step or 'x_step'} * {spec.rows}", f"x_gap = x_wrap - wrap * {spec.step or 'x_step'}")
+    out(f"y_along = y_step * {spec.rows}", "y_gap = y_wrap - wrap * y_step")
+    steps = f"y_step == {isa.lanes * 4}"
     if spec.residual:
-        out("rp = image * r_image + row * r_row + line * r_wrap + col * r_step", "r_gap = r_wrap - wrap * r_step")
+        out(f"r_along = r_step * {spec.rows}", "r_gap = r_wrap - wrap * r_step")
+        steps += f" and (r_planes == 0 or r_step == {isa.lanes * 4})"
+    out(f"edge = wrap if {steps} else -1")  # of the columns up to which pixels lie one after the other
+    _place_row(out, spec)
+    out(f"xp += line * x_wrap + col * {spec.step or 'x_step'}", "yp += line * y_wrap + col * y_step")
+    if spec.residual:
+        out("rp += line * r_wrap + col * r_step")
+
+
+def _place_row(out: Writer, spec: ConvSpec) -> None:
+    out("xp = x + image * x_image + row * x_row", "yp = image * y_image + row * y_row")
+    if spec.residual:
+        out("rp = image * r_image + row * r_row")
 
 
 def next_tile(out: Writer, spec: ConvSpec) -> None:
-    """The next tile's place by additions: three divisions would take as long as a tile of a depthwise convolution."""
-    out(f"at += {spec.rows}", f"col += {spec.rows}")
-    with out.block("if at >= width"):
-        out("at = 0", "line = 0", "col = 0", "row += 1")
+    """The next tile's place, by additions within a row: what lies between two tiles costs as much as multiplying."""
+    out(f"count -= {spec.rows}", f"col += {spec.rows}", "xp += x_along", "yp += y_along")
+    if spec.residual:
+        out("rp += r_along")
+    with out.block("if count <= 0"):
+        out("count = width", "col = 0", "row += 1")
         with out.block("if row == rows"):
             out("row = 0", "image += 1")
+        _place_row(out, spec)
     with out.block("while col >= wrap"):
-        out("col -= wrap", "line += 1")
+        out("col -= wrap", "xp += x_gap", "yp += y_gap")
+        if spec.residual:
+            out("rp += r_gap")
 
 
-def finish_tile(out: Writer, spec: ConvSpec, acc: str, parameters: str) -> None:
-    """Residual, activation, and the outputs of a tile stored."""
+def finish_tile(out: Writer, spec: ConvSpec, isa: Isa, acc: str, rows: int, parameters: str) -> None:
+    """Residual, activation, and the outputs of a tile stored: plainly, where its pixels follow each other."""
+    out(f"even = col + {rows} <= edge and count >= {rows}")
+    evenly = f"{isa.lanes * 4}, None, None, None"
     if spec.residual:
         with out.block("if r_planes != 0"):
-            out(f"{acc} = tile_add({acc}, r, rt, rp, r_step, col, wrap, r_gap)")
+            with out.block("if even"):
+                out(f"{acc} = tile_add({acc}, r, rt, rp, {evenly})")
+            with out.block("else"):
+                out(f"{acc} = tile_add({acc}, r, rt, rp, r_step, col, wrap, r_gap)")
     if spec.activation:
         out(f"{acc} = v_{spec.activation}({acc}{parameters})")
-    out(f"tile_store({acc}, y, yt, yp, y_step, col, wrap, y_gap, count)")
+    with out.block("if even"):
+        out(f"tile_store({acc}, y, yt, yp, {evenly}, {rows})")
+    with out.block("else"):
+        out(f"tile_store({acc}, y, yt, yp, y_step, col, wrap, y_gap, count)")
 
 
-def _tile(out: Writer, spec: ConvSpec, isa: Isa, rows: int, cols: int, step: str, parameters: str) -> None:
+def _tile(out: Writer, spec: ConvSpec, isa: Isa, rows: int, cols: int, parameters: str) -> None:
     # one register variable per tile shape: Numba gives a variable one type
-    acc, vector = f"acc{rows}x{cols}", isa.lanes * 4
+    acc, vector, step = f"acc{rows}x{cols}", isa.lanes * 4, spec.step or "x_step"
     with out.block("if begin == 0"):
         out(f"{acc} = tile_bias(b, {rows}, {cols}, {isa.lanes})")
     with out.block("else"):
@@ -193,7 +215,7 @@ def _tile(out: Writer, spec: ConvSpec, isa: Isa, rows: int, cols: int, step: str
     with out.block("if stop < K"):
         out(f"points_store({acc}, sum, {rows * vector})")
     with out.block("else"):
-        finish_tile(out, spec, acc, parameters)
+        finish_tile(out, spec, isa, acc, rows, parameters)
 
 
 def half_rows(rows: int, whole: bool) -> int:

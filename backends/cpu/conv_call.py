@@ -88,5 +88,6 @@ def arguments(step: Step, bound: Binding) -> Sequence[Word]:
         bound.arena + (a * y.row + b * y.pixel), bound.table(y.planes), *residual,
         bound.table(offsets_table(table, step.node)), count, images, rows, width, wrap,
         x_image, x_row, x_wrap, x_step, y.image, y.row * ey, y_wrap, y_step, r.image, r.row * ey, r_wrap, r_step,
-        groups, call.group_blocks, call.group_blocks // call.spec.cols, panels, chunk, *scratch, *(float_word(p) for p in call.params),
+        groups, call.group_blocks, call.group_blocks // call.spec.cols, panels,
+        chunk, *scratch, *(float_word(p) for p in call.params),
     ]  # fmt: skip

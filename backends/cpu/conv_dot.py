@@ -74,20 +74,18 @@ def emit(spec: conv.ConvSpec, isa: Isa) -> tuple[str, str]:
 
 
 def _panel(out: Writer, spec: conv.ConvSpec, isa: Isa, cols: int, parameters: str) -> None:
-    step = str(spec.step)
-    conv.begin_tiles(out, spec)
+    conv.begin_tiles(out, spec, isa)
     with out.block("for i in range(first, end)"):
-        conv.place_tile(out, spec, step)
         for rows in conv.tile_rows(out, "count", spec.rows, True):
-            _tile(out, spec, isa, rows, step, parameters)
+            _tile(out, spec, isa, rows, parameters)
         conv.next_tile(out, spec)
 
 
-def _tile(out: Writer, spec: conv.ConvSpec, isa: Isa, rows: int, step: str, parameters: str) -> None:
+def _tile(out: Writer, spec: conv.ConvSpec, isa: Isa, rows: int, parameters: str) -> None:
     acc, sums = f"acc{rows}", f"sum{rows}"
     out(f"{acc} = tile_zero({rows}, {spec.outputs}, {isa.lanes})", "wp = weights")
     with out.block("for k in range(K)"):
-        out(f"{acc} = tile_fma_lanes({acc}, xp + load_i32(table, k) * 4, {step}, wp, None)")
+        out(f"{acc} = tile_fma_lanes({acc}, xp + load_i32(table, k) * 4, {spec.step}, wp, None)")
         out(f"wp += {spec.outputs * isa.lanes * 4}")
     out(f"{sums} = tile_across({acc}, b)")
-    conv.finish_tile(out, spec, sums, parameters)
+    conv.finish_tile(out, spec, isa, sums, rows, parameters)

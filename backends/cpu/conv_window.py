@@ -44,20 +44,11 @@ def emit(spec: conv.ConvSpec, isa: Isa) -> tuple[str, str]:
 
 
 def _panel(out: Writer, spec: conv.ConvSpec, isa: Isa, cols: int, parameters: str) -> None:
-    out("image = first // per_image", "j = first - image * per_image", "row = j // per_row")
-    out(f"at = (j - row * per_row) * {spec.rows}")
+    conv.begin_tiles(out, spec, isa)
     with out.block("for i in range(first, end)"):
-        out("count = width - at", f"xp = x + image * x_image + row * x_row + at * {spec.step}")
-        out("yp = image * y_image + row * y_row + at * y_step")
-        if spec.residual:
-            out("rp = image * r_image + row * r_row + at * r_step")
         for rows in conv.tile_rows(out, "count", spec.rows, cols == spec.cols):
             _tile(out, spec, isa, rows, cols, parameters)
-        out(f"at += {spec.rows}")
-        with out.block("if at >= width"):
-            out("at = 0", "row += 1")
-            with out.block("if row == rows"):
-                out("row = 0", "image += 1")
+        conv.next_tile(out, spec)
 
 
 def _tile(out: Writer, spec: conv.ConvSpec, isa: Isa, rows: int, cols: int, parameters: str) -> None:
@@ -67,9 +58,4 @@ def _tile(out: Writer, spec: conv.ConvSpec, isa: Isa, rows: int, cols: int, para
         at = "xp + load_i32(table, k) * 4"
         out(f"{acc} = tile_fma_window({acc}, {at}, {spec.step}, wp, {spec.unroll}, {spec.gap})")
         out(f"wp += {spec.unroll * cols * isa.lanes * 4}")
-    if spec.residual:
-        with out.block("if r_planes != 0"):
-            out(f"{acc} = tile_add({acc}, r, rt, rp, r_step, None, None, None)")
-    if spec.activation:
-        out(f"{acc} = v_{spec.activation}({acc}{parameters})")
-    out(f"tile_store({acc}, y, yt, yp, y_step, None, None, None, count)")
+    conv.finish_tile(out, spec, isa, acc, rows, parameters)

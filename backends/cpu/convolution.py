@@ -272,8 +272,9 @@ def _append(
     rest = channels.group_blocks % tile[1]
     unroll = conv.unroll_of(isa, channels.mode, taps.plane.shape[1])
     soon = channels.mode == "dense" and not taps.dy.any() and not taps.dx.any()
-    end = residual is not None, function, len(params)
-    spec = conv.ConvSpec(channels.mode, step, *tile, rest, unroll, *end, soon=soon)
+    spec = conv.ConvSpec(
+        channels.mode, step, *tile, rest, unroll, residual is not None, function, len(params), soon=soon
+    )
     direct = conv.tile_cycles(isa, (spec.rows, spec.cols), 1, taps.plane.shape[1], pixels, lines)
     vectors = None if exact else _vectors(isa, x, channels, taps, lines * pixels, direct * taps.plane.shape[1])
     if vectors is not None:

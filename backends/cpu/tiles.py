@@ -201,13 +201,13 @@ def tile_fetch(typingctx: Any, base: Any, table: Any, offset: Any, step: Any, ro
     return types.void(*[types.int64] * 4, rows, cols), codegen
 
 
-@intrinsic
+@intrinsic(prefer_literal=True)
 def tile_store(
     typingctx: Any, tile: Any, base: Any, table: Any, offset: Any, step: Any, col: Any, wrap: Any, gap: Any, count: Any
 ) -> Any:
     """Write the first `count` rows of a tile: row p, column q to base + table[q] + offset of pixel p.
 
-    col, wrap and gap may be None, where pixels are even.
+    col, wrap and gap may be None, where pixels are even; a literal `count` is all rows.
     """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Sequence[Value]) -> Value:
@@ -217,7 +217,7 @@ def tile_store(
         parts = tile_parts(builder, tile, args[0])
         done = builder.append_basic_block("stored")
         for p in range(tile.rows):
-            if p:
+            if p and not isinstance(signature.args[-1], types.IntegerLiteral):
                 more = builder.append_basic_block(f"row{p}")
                 builder.cbranch(builder.icmp_signed(">", count, I64(p)), more, done)
                 builder.position_at_end(more)
@@ -227,7 +227,7 @@ def tile_store(
         builder.position_at_end(done)
         return context.get_dummy_value()
 
-    return types.void(tile, *[types.int64] * 4, col, wrap, gap, types.int64), codegen
+    return types.void(tile, *[types.int64] * 4, col, wrap, gap, count), codegen
 
 
 @intrinsic(prefer_literal=True)

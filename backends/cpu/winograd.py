@@ -143,8 +143,7 @@ def _multiply(out: Writer, spec: WinogradSpec, isa: Isa, cols: int) -> None:
     vector = isa.lanes * 4
     with out.block("for strip in range(strips)"):
         out("wp = weights")
-        # each strip fetches a share of the next weights, which follow these: `rate` bytes a turn, in one stream after the
-        # other
+        # each strip fetches a share of the next weights, which follow these: `rate` bytes a turn, the streams in turn
         out(f"rate = {cols * vector * spec.unroll} // strips + 1", "if rate > 64: rate = 64")
         out(f"end_w = weights + K * {cols * vector}", f"stream = K * {cols * vector // spec.streams}")
         out(f"later0 = end_w + strip * (K // {spec.unroll * spec.streams}) * rate")

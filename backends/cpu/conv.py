@@ -124,7 +124,8 @@ def _chunk(out: Writer, spec: ConvSpec, isa: Isa, cols: int, parameters: str) ->
     out(f"sum = sums - {spec.rows * spec.cols * isa.lanes * 4}")
     with out.block("for i in range(first, end)"):
         out(f"wp = weights + begin * {size}", f"end_w = weights + stop * {size}")
-        out(f"entry = table + begin * {spec.entry}", "later = end_w + (i - first) * share", f"sum += {spec.rows * spec.cols * isa.lanes * 4}")
+        out(f"entry = table + begin * {spec.entry}", "later = end_w + (i - first) * share")
+        out(f"sum += {spec.rows * spec.cols * isa.lanes * 4}")
         for rows in tile_rows(out, "count", spec.rows, cols == spec.cols):
             _tile(out, spec, isa, rows, cols, parameters)
         next_tile(out, spec)

@@ -31,6 +31,8 @@ FAR_BYTES = 128 << 10
 """Weights of a tile above which they are cut into chunks that stay there: 10 % on 512 channels of 7x7, measured. Below,
 loading and storing the sums costs as much as it saves.
 """
+STREAMS = 2
+"""In which the next weights are fetched: processors follow each by itself."""
 L2_BYTES_A_CYCLE = 14.0
 """What a stream of weights from the second-level cache reaches."""
 
@@ -117,9 +119,10 @@ def _panel(out: Writer, spec: ConvSpec, isa: Isa, cols: int, parameters: str) ->
 def _chunk(out: Writer, spec: ConvSpec, isa: Isa, cols: int, parameters: str) -> None:
     size = cols * isa.lanes * 4
     # each tile of pixels fetches a share of the next weights, which follow these: `rate` bytes a turn in each stream
-    out("span = end - first", "if span < 1: span = 1", f"rate = {size} // span + 1")
-    out(f"if rate > {fetches(size) * 64}: rate = {fetches(size) * 64}")
-    out(f"stream = (stop - begin) // {spec.unroll} * {size}", f"share = (stop - begin) // {spec.unroll} * rate")
+    lines, streams = fetches(size * spec.unroll), min(spec.unroll, STREAMS)
+    out("span = end - first", "if span < 1: span = 1", f"rate = {size * spec.unroll // streams} // span + 1")
+    out(f"if rate > {lines * 64}: rate = {lines * 64}", f"share = (stop - begin) // {spec.unroll} * rate")
+    out(f"stream = (stop - begin) // {streams} * {size}")
     begin_tiles(out, spec, isa)
     out(f"sum = sums - {spec.rows * spec.cols * isa.lanes * 4}")
     with out.block("for i in range(first, end)"):
@@ -200,15 +203,17 @@ def _tile(out: Writer, spec: ConvSpec, isa: Isa, rows: int, cols: int, parameter
     if spec.residual:  # 2 to 5 % where it comes from beyond the second-level cache
         with out.block("if r_planes != 0"):
             out(f"tile_fetch(r, rt, rp, r_step, {rows}, {cols})")
-    size = cols * vector
+    size, streams = cols * vector, min(spec.unroll, STREAMS)
+    fetching = {-(-stream * spec.unroll // streams): f"later + {stream} * stream" for stream in range(streams)}
     with out.block("while wp < end_w"):  # pointers alone: additions for anything else take places of multiply-adds
         for turn in range(spec.unroll):
-            at_later = f"later + {turn} * stream" if turn else "later"
-            for line in range(1, fetches(size)):
+            at_later = fetching.get(turn, "None")
+            for line in range(1, fetches(size * spec.unroll) if turn in fetching else 0):
                 out(f"fetch({at_later} + {64 * line})")
             at_k, at_w = f"xp + load_i32(entry, {turn * spec.entry // 4}) * 4", f"wp + {turn * size}"
             if spec.mode == "dense":
-                at_soon = f"xp + load_i32(entry, {2 * turn + 1}) * 4" if spec.soon else "None"
+                whole_line = spec.soon and turn * vector % 64 == 0
+                at_soon = f"xp + load_i32(entry, {2 * turn + 1}) * 4" if whole_line else "None"
                 out(f"{acc} = tile_fma({acc}, {at_k}, {step}, {at_w}, {at_later}, {at_soon})")
             else:
                 out(f"{acc} = tile_fma_lanes({acc}, {at_k}, {step}, {at_w}, {at_later})")
@@ -245,8 +250,8 @@ def unroll_of(isa: Isa, mode: str, count: int) -> int:
 
 
 def fetches(size: int) -> int:
-    """Lines of the next weights that a step of `size` bytes asks for at most: a quarter."""
-    return max(size // 256, 1)
+    """Lines of the next weights that a turn of `size` bytes asks for at most in each stream: a quarter in all."""
+    return max(size // 256 // STREAMS, 1)
 
 
 def chunk_steps(count: int, step_bytes: int, unroll: int = 1) -> int:

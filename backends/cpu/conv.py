@@ -129,6 +129,8 @@ def _chunk(out: Writer, spec: ConvSpec, isa: Isa, cols: int, parameters: str) ->
         out(f"wp = weights + begin * {size}", f"end_w = weights + stop * {size}")
         out(f"entry = table + begin * {spec.entry}", "later = end_w + (i - first) * share")
         out(f"sum += {spec.rows * spec.cols * isa.lanes * 4}")
+        if spec.soon:
+            out("xn = xp + x_along", f"if count <= {spec.rows}: xn = x_next")
         for rows in tile_rows(out, "count", spec.rows, cols == spec.cols):
             _tile(out, spec, isa, rows, cols, parameters)
         next_tile(out, spec)
@@ -157,6 +159,8 @@ def _place_row(out: Writer, spec: ConvSpec) -> None:
     out("xp = x + image * x_image + row * x_row", "yp = image * y_image + row * y_row")
     if spec.residual:
         out("rp = image * r_image + row * r_row")
+    if spec.soon:
+        out("x_next = x + image * x_image + (row + 1) * x_row", "if row + 1 == rows: x_next = x + (image + 1) * x_image")
 
 
 def next_tile(out: Writer, spec: ConvSpec) -> None:
@@ -213,7 +217,7 @@ def _tile(out: Writer, spec: ConvSpec, isa: Isa, rows: int, cols: int, parameter
             at_k, at_w = f"xp + load_i32(entry, {turn * spec.entry // 4}) * 4", f"wp + {turn * size}"
             if spec.mode == "dense":
                 whole_line = spec.soon and turn * vector % 64 == 0
-                at_soon = f"xp + load_i32(entry, {2 * turn + 1}) * 4" if whole_line else "None"
+                at_soon = f"xn + load_i32(entry, {2 * turn + 1}) * 4" if whole_line else "None"
                 out(f"{acc} = tile_fma({acc}, {at_k}, {step}, {at_w}, {at_later}, {at_soon})")
             else:
                 out(f"{acc} = tile_fma_lanes({acc}, {at_k}, {step}, {at_w}, {at_later})")

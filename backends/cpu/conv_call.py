@@ -79,8 +79,7 @@ def arguments(step: Step, bound: Binding) -> Sequence[Word]:
     chunk = conv.chunk_steps(count, cols * lanes * 4, call.spec.unroll) if panel > 1 else max(count, 1)
     scratch = bound.scratch(panel * call.spec.rows * cols * lanes * 4 if chunk < count else 64)
     if call.spec.soon:  # lane l of a plane fetches pixel l of the next tile
-        following = call.spec.rows * x_step if width > call.spec.rows else x_row
-        table = np.stack([table, table + following + taps.lane * (x_step - 4)], axis=-1)
+        table = np.stack([table, table + taps.lane * (x_step - 4)], axis=-1)
     r_start = bound.arena + (a * r.row + b * r.pixel)
     residual: Sequence[Word] = (r_start, bound.table(r.planes)) if added is not None else (0, 0)
     return [

@@ -160,7 +160,8 @@ def _place_row(out: Writer, spec: ConvSpec) -> None:
     if spec.residual:
         out("rp = image * r_image + row * r_row")
     if spec.soon:
-        out("x_next = x + image * x_image + (row + 1) * x_row", "if row + 1 == rows: x_next = x + (image + 1) * x_image")
+        out("x_next = x + image * x_image + (row + 1) * x_row")
+        out("if row + 1 == rows: x_next = x + (image + 1) * x_image")
 
 
 def next_tile(out: Writer, spec: ConvSpec) -> None:

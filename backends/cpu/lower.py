@@ -30,6 +30,7 @@ from convc.backends.cpu.choice import Choice
 from convc.backends.cpu.isa import Isa
 from convc.backends.cpu.merge import merge_ends
 from convc.backends.cpu.places import output_places
+from convc.backends.cpu.pool_behind import pool_behind
 from convc.backends.prepare import flatten_linears
 from convc.backends.program import Buffer, Plain, Program, Step
 from convc.errors import TargetError
@@ -114,6 +115,7 @@ def lower_with(
     asm = lowered({})
     if gaps := asm.surprises():
         asm = lowered(gaps)
+    pool_behind(asm, isa)
     merge_ends(asm, isa)
     program = replace(asm.finish(), choices={name: one.to_json() for name, one in (choices or {}).items()})
     return program, asm.candidates

@@ -1,8 +1,8 @@
 """Kernels that differ at their end alone are compiled once, where a Program has several.
 
 A network's convolutions of one kind end with a residual or without, with relu or without. A kernel that can add a
-residual adds none where it gets no table of its planes; relu is the larger of each number and 0, and nothing at all is
-the larger of it and minus infinity. Half of ResNet-18's kernels go.
+residual adds none where it gets no table of its planes; one that can pool does where it is told to; relu is the larger
+of each number and 0, and nothing at all is the larger of it and minus infinity. Half of ResNet-18's kernels go.
 """
 
 from __future__ import annotations
@@ -27,18 +27,24 @@ def merge_ends(asm: Assembler, isa: Isa) -> None:
         if step.family in {"conv", "winograd"}:
             spec: Spec = step.params["call"].spec
             name = "" if spec.activation in LEAST else spec.activation
-            alike.setdefault(replace(spec, residual=False, activation=name), []).append(index)
+            alike.setdefault(replace(_pooling(spec, ""), residual=False, activation=name), []).append(index)
     for indices in alike.values():
         specs = [asm.steps[index].params["call"].spec for index in indices]
         residual = any(spec.residual for spec in specs)
+        pools = {spec.pool for spec in specs if not isinstance(spec, conv.ConvSpec)} - {""}
         for index, spec in zip(indices, specs, strict=True):
-            merged = replace(spec, residual=residual)
+            merged = replace(_pooling(spec, *pools) if len(pools) == 1 else spec, residual=residual)
             if len({one.activation for one in specs}) > 1:
                 merged = replace(merged, activation="at_least", params=1)
             if merged != spec:
                 asm.steps[index] = _calling(asm, asm.steps[index], merged, isa)
     called = {step.kernel for step in asm.steps}
     asm.kernels = {name: source for name, source in asm.kernels.items() if name in called}
+
+
+def _pooling(spec: Spec, pool: str) -> Spec:
+    """The kernel that can pool, too: it does where a call asks for it."""
+    return spec if isinstance(spec, conv.ConvSpec) else replace(spec, pool=pool)
 
 
 def _calling(asm: Assembler, step: Step, spec: Spec, isa: Isa) -> Step:

@@ -24,8 +24,8 @@ WORDS = 5
 
 SIZES = [
     "x", "u", "bias", "y", "r", "x_planes", "y_planes", "r_planes", "offsets", "planes", "K", "images", "tile_rows",
-    "tile_cols", "height", "width", "x_image", "x_row", "y_image", "y_row", "r_image", "r_row", "blocks_out", "T",
-    "parts",
+    "tile_cols", "height", "width", "x_image", "x_row", "y_image", "y_row", "y_side", "r_image", "r_row", "blocks_out",
+    "T", "parts",
 ]  # fmt: skip
 ARGUMENTS = [*SIZES, "v_point", "p_point", "scratch", "scratch_step"]
 
@@ -45,6 +45,8 @@ class Epilogue(Protocol):
     @property
     def apart(self) -> int: ...
     @property
+    def pool(self) -> str: ...
+    @property
     def residual(self) -> bool: ...
     @property
     def activation(self) -> str: ...
@@ -53,7 +55,8 @@ class Epilogue(Protocol):
 @dataclass(frozen=True, slots=True)
 class WinogradSpec:
     """What changes the instructions: output tile `m`, `apart` pixels between taps, the register tile, the epilogue.
-    `unroll` as in ConvSpec; `streams`: in which the next weights are fetched.
+    `unroll` as in ConvSpec; `streams`: in which the next weights are fetched; `pool`: "max" or "average" of 2 x 2
+    outputs, where a call asks for it.
     """
 
     m: int
@@ -66,6 +69,7 @@ class WinogradSpec:
     residual: bool
     activation: str
     params: int
+    pool: str = ""
 
     @property
     def points(self) -> int:
@@ -75,7 +79,7 @@ class WinogradSpec:
         """The kernel's name: its facts in order."""
         facts = ["f32", "winograd", f"f{self.m}3"] + [f"d{self.apart}"] * (self.apart > 1)
         facts.append(f"{self.rows}x{self.cols}" + (f"r{self.rest}" if self.rest else "") + f"k{self.unroll}")
-        facts += [f"s{self.streams}"] * (self.streams > 1)
+        facts += [f"s{self.streams}"] * (self.streams > 1) + [f"pool_{self.pool}"] * bool(self.pool)
         return "_".join(facts + name_end(self.residual, self.activation)) + f"__{isa.name}"
 
 
@@ -130,9 +134,13 @@ def add_facts(out: Writer, m: int, d: int, vector: int) -> None:
     if d > 1:
         out("phase = j // per_map", "j -= phase * per_map", f"py = phase // {d}", f"px = phase - py * {d}")
     out("ty = j // tile_cols", "tx = j - ty * tile_cols", f"at = t * {WORDS}")
-    row, col = (f"(ty * {m * d} + py)", f"(tx * {m * d} + px)") if d > 1 else (f"ty * {m}", f"tx * {m}")
+    corner = ("(ty * {} + py)", "(tx * {} + px)") if d > 1 else ("ty * {}", "tx * {}")
+    row, col = (place.format(m * d) for place in corner)
     for index, letter in enumerate("xyr"):
-        out(f"store_i64(facts, at + {index}, image * {letter}_image + {row} * {letter}_row + {col} * {vector})")
+        # a pooling halves the side of a tile of outputs
+        down, along = (place.format(f"y_side * {d}") for place in corner) if letter == "y" else (row, col)
+        at_letter = f"image * {letter}_image + {down} * {letter}_row + {along} * {vector}"
+        out(f"store_i64(facts, at + {index}, {at_letter})")
     left = f"(height - {row} + {d - 1}) // {d}", f"(width - {col} + {d - 1}) // {d}"
     left = left if d > 1 else (f"height - {row}", f"width - {col}")
     out(f"store_i64(facts, at + 3, {left[0]})", f"store_i64(facts, at + 4, {left[1]})")
@@ -185,4 +193,12 @@ def finish(out: Writer, spec: Epilogue, isa: Isa, parameters: str, source: str) 
         if spec.activation:
             out(f"o = v_{spec.activation}(o{parameters})")
         out("rows = load_i64(facts, at + 3)", "columns = load_i64(facts, at + 4)")
-        out(f"grid_store(o, yp + load_i64(facts, at + 1), y_row * {d}, {d}, rows, columns)")
+        whole = f"grid_store(o, yp + load_i64(facts, at + 1), y_row * {d}, {d}, rows, columns)"
+        if not spec.pool:
+            out(whole)
+            return
+        with out.block(f"if y_side < {spec.m}"):
+            out(f"q2 = grid_pool(o, {spec.pool == 'max'})")
+            out("grid_store(q2, yp + load_i64(facts, at + 1), y_row, 1, rows // 2, columns // 2)")
+        with out.block("else"):
+            out(whole)

@@ -21,6 +21,7 @@ from convc.backends.cpu.winograd_few import FewSpec
 from convc.backends.cpu.winograd_plan import part_blocks, plan_blocks, tile_grid
 from convc.backends.cpu.winograd_points import transform_kernels, weigh_kernels
 from convc.backends.program import Ints, Planes, Step
+from convc.dims import Size
 from convc.ir.graph import Node
 from convc.parallel import each
 from convc.types import Array
@@ -41,10 +42,14 @@ class WinogradCall:
     plane: Ints
     lane: Ints
     padding: tuple[int, int]
+    height: Size
+    width: Size
     blocks_out: int
     weights: str
     bias: str
     params: tuple[float, ...]
+    shrink: int = 1
+    """2 where 2 x 2 outputs are pooled into one."""
 
 
 def append(
@@ -77,7 +82,7 @@ def append(
 
     count = channels.slots.size * len(inputs) * (9 if choice.few else spec.points)
     call = WinogradCall(
-        spec, isa, taps.plane[0], taps.lane[0], (top, left), blocks,
+        spec, isa, taps.plane[0], taps.lane[0], (top, left), y.height, y.width, blocks,
         asm.pack_later(f"{node.name}.u", count, pack), asm.pack(f"{node.name}.b", bias), params,
     )  # fmt: skip
     facts: dict[str, Any] = {"call": call}
@@ -122,7 +127,8 @@ def arguments(step: Step, bound: Binding) -> Sequence[Word]:
     added = step.reads[1] if len(step.reads) > 1 else None
     r = bound.geometry(added) if isinstance(added, Planes) else y
     spec, vector, blocks = call.spec, source.lanes * 4, call.blocks_out
-    down, across = tile_grid(spec.m, y.height, y.width, spec.apart)
+    height, width = bound.size(call.height), bound.size(call.width)
+    down, across = tile_grid(spec.m, height, width, spec.apart)
     total = max(x.images * spec.apart**2 * down * across, 1)
     few = isinstance(spec, FewSpec)
     tile = (spec.together, 1) if isinstance(spec, FewSpec) else (spec.rows, spec.cols)
@@ -149,6 +155,7 @@ def arguments(step: Step, bound: Binding) -> Sequence[Word]:
         bound.arena + (-top * x.row - left * x.pixel), bound.constant(call.weights), bound.constant(call.bias),
         bound.arena, residual[0], bound.table(x.planes), bound.table(y.planes), residual[1],
         bound.table(offsets_table(offsets, step.node)), len(x.planes), len(offsets), x.images, down, across,
-        y.height, y.width, x.image, x.row, y.image, y.row, r.image, r.row, blocks, plan.tiles, plan.parts,
+        height, width, x.image, x.row, y.image, y.row, spec.m // call.shrink, r.image, r.row, blocks, plan.tiles,
+        plan.parts,
         *last, scratch, every, *(float_word(p) for p in call.params),
     ]  # fmt: skip

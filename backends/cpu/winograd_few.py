@@ -36,6 +36,7 @@ class FewSpec:
     residual: bool
     activation: str
     params: int
+    pool: str = ""
 
     @property
     def points(self) -> int:
@@ -44,6 +45,7 @@ class FewSpec:
     def name(self, isa: Isa) -> str:
         """The kernel's name: its facts in order."""
         facts = ["f32", "winograd", f"f{self.m}3", "few"] + [f"d{self.apart}"] * (self.apart > 1)
+        facts += [f"pool_{self.pool}"] * bool(self.pool)
         facts += [f"{self.m + 2}x{self.together}"]
         return "_".join(facts + name_end(self.residual, self.activation)) + f"__{isa.name}"
 

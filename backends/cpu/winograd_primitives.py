@@ -15,7 +15,7 @@ from numba.extending import intrinsic
 
 from convc.backends.cpu.primitives import F32, I64, Tile, Value, fma, literal, load_vector, pointer, splat, store_vector
 from convc.backends.cpu.tiles import tile_join, tile_parts
-from convc.backends.cpu.vecmath import const
+from convc.backends.cpu.vecmath import const, maximum
 from convc.backends.cpu.winograd_points import Matrix, matrices, whole_matrix
 
 
@@ -166,6 +166,26 @@ def grid_store(typingctx: Any, tile: Any, y: Any, row: Any, apart: Any, rows: An
 
 
 @intrinsic(prefer_literal=True)
+def grid_pool(typingctx: Any, tile: Any, largest: Any) -> Any:
+    """The largest, or else the mean, of each 2 x 2 of a square of pixels."""
+    size, most = int(np.sqrt(tile.rows)), bool(largest.literal_value)
+    kind = Tile((size // 2) ** 2, 1, tile.lanes)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Sequence[Value]) -> Value:
+        parts = tile_parts(builder, tile, args[0])
+        pooled = []
+        for i in range(0, size, 2):
+            for j in range(0, size, 2):
+                value, *others = (parts[(i + a) * size + j + b] for a in (0, 1) for b in (0, 1))
+                for other in others:
+                    value = maximum(builder, value, other) if most else builder.fadd(value, other)
+                pooled.append(value if most else builder.fmul(value, const(value, 0.25)))
+        return tile_join(builder, kind, pooled)
+
+    return kind(tile, largest), codegen
+
+
+@intrinsic(prefer_literal=True)
 def grid_add(typingctx: Any, tile: Any, r: Any, row: Any, apart: Any) -> Any:
     """Add the square of pixels at r, rows `row` bytes, columns `apart` pixels apart."""
     size, gap = int(np.sqrt(tile.rows)), literal(apart, "apart")
@@ -220,6 +240,6 @@ def tile_zero(typingctx: Any, rows: Any, cols: Any, lanes: Any) -> Any:
 
 VOCABULARY: dict[str, Any] = {
     "winograd_input": winograd_input, "points_fma": points_fma, "winograd_output": winograd_output,
-    "grid_store": grid_store, "grid_add": grid_add, "points_store": points_store, "store_i64": store_i64,
-    "tile_zero": tile_zero,
+    "grid_store": grid_store, "grid_add": grid_add, "grid_pool": grid_pool, "points_store": points_store,
+    "store_i64": store_i64, "tile_zero": tile_zero,
 }  # fmt: skip

@@ -1,0 +1,116 @@
+"""Pooling of 2 x 2 in the kernel of Winograd's convolution before it: where it happens, and that it changes no bit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import convc
+from convc.backends.cpu import lower
+from convc.interp import run_graph
+from convc.ir.graph import Graph
+
+POOLS = ("max_pool2d", "avg_pool2d")
+
+
+def network(op: str, channels: int, *, residual: bool = False, both: bool = False, **attrs: Any) -> Graph:
+    b = convc.Builder("pooled", seed=4)
+    x = b.input("x", ("N", channels, "H", "W"), nominal={"H": 24, "W": 24})
+    y = b.conv(x, channels + 3, kernel=3, padding=1)
+    if residual:
+        y = b.op("add", [y, b.conv(x, channels + 3, kernel=1)])
+    y = b.op("relu", [y])
+    p = b.op(op, [y], kernel=(2, 2), **{"stride": (2, 2), **attrs})
+    return b.finish([p, b.op("neg", [y])]) if both else b.finish(p)
+
+
+def families(graph: Graph, target: str = "cpu") -> list[str]:
+    return [step.family for step in convc.compile(graph, threads=1, target=target).program.steps]
+
+
+@pytest.mark.parametrize("op", POOLS)
+@pytest.mark.parametrize(("channels", "residual"), [(32, False), (45, True)])
+def test_pooled_outputs_are_the_same_to_the_bit(
+    op: str, channels: int, residual: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = network(op, channels, residual=residual)
+    for target in ("cpu", "cpu:avx2"):
+        with monkeypatch.context() as patch:
+            patch.setattr(lower, "pool_behind", lambda asm, isa: None)
+            apart = convc.compile(graph, threads=1, target=target)
+        model, team = (convc.compile(graph, threads=threads, target=target) for threads in (1, 3))
+        assert "pool" in {step.family for step in apart.program.steps}
+        assert "pool" not in {step.family for step in model.program.steps}
+        assert any("pool" in step.kernel for step in model.program.steps if step.family == "winograd")
+        for images, height, width in ((1, 24, 24), (3, 15, 9), (2, 3, 2), (1, 6, 41)):
+            x = np.random.default_rng(height).standard_normal((images, channels, height, width)).astype(np.float32)
+            x[0, 0, 1, 1] = np.nan if height == 15 else 1.0
+            found = model(x)
+            np.testing.assert_array_equal(found, apart(x))
+            np.testing.assert_array_equal(team(x), found)
+            if height != 15:
+                expected = next(iter(run_graph(graph, {"x": x}, dtype="float64").values()))
+                np.testing.assert_allclose(found, expected, atol=3e-6 * np.abs(expected).max())
+
+
+def test_one_kernel_serves_convolutions_with_and_without_a_pool() -> None:
+    b = convc.Builder("vgg", seed=1)
+    y = b.input("x", (1, 32, 48, 48))
+    for pooled in (False, True, False):
+        y = b.op("relu", [b.conv(y, 32, kernel=3, padding=1)])
+        y = b.op("max_pool2d", [y], kernel=(2, 2), stride=(2, 2)) if pooled else y
+    graph = b.finish(y)
+    model = convc.compile(graph, threads=1)
+    called = [step.kernel for step in model.program.steps if step.family == "winograd"]
+    assert len(called) == 3 and len(set(called[:2])) == 1 and "pool_max" in called[0]
+    x = np.random.default_rng(0).standard_normal((1, 32, 48, 48)).astype(np.float32)
+    expected = next(iter(run_graph(graph, {"x": x}, dtype="float64").values()))
+    np.testing.assert_allclose(model(x), expected, atol=3e-6 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("op", POOLS)
+def test_other_pools_stay_apart(op: str) -> None:
+    assert "pool" not in families(network(op, 32))
+    for attrs in (
+        {"ceil_mode": True}, {"padding": (1, 1, 1, 1)}, {"stride": (1, 1)}, {"stride": (2, 1)}, {"kernel": (3, 3)},
+        {"both": True},
+    ):  # fmt: skip
+        if "kernel" in attrs:
+            b = convc.Builder("pooled", seed=4)
+            y = b.conv(b.input("x", (1, 32, 24, 24)), 32, kernel=3, padding=1)
+            graph = b.finish(b.op(op, [y], kernel=(3, 3), stride=(2, 2)))
+        else:
+            graph = network(op, 32, **attrs)  # type: ignore[arg-type]
+        assert "pool" in families(graph), attrs
+
+
+def test_what_is_read_twice_or_is_an_output_stays_whole() -> None:
+    b = convc.Builder("pooled", seed=4)
+    y = b.conv(b.input("x", (1, 32, 24, 24)), 32, kernel=3, padding=1)
+    p = b.op("max_pool2d", [y], kernel=(2, 2), stride=(2, 2))
+    graph = b.finish([p, y])
+    assert "pool" in families(graph)
+    x = np.random.default_rng(0).standard_normal((1, 32, 24, 24)).astype(np.float32)
+    pooled, whole = convc.compile(graph, threads=1)(x)
+    np.testing.assert_array_equal(pooled, whole.reshape(1, 32, 12, 2, 12, 2).max((3, 5)))
+
+
+def test_dilated_convolutions_are_not_pooled() -> None:
+    b = convc.Builder("pooled", seed=4)
+    y = b.conv(b.input("x", (1, 64, 28, 28)), 64, kernel=3, padding=2, dilation=2)
+    graph = b.finish(b.op("max_pool2d", [y], kernel=(2, 2), stride=(2, 2)))
+    assert {"winograd", "pool"} <= set(families(graph))
+
+
+def test_few_tiles_are_pooled(monkeypatch: pytest.MonkeyPatch) -> None:
+    b = convc.Builder("pooled", seed=4)
+    y = b.conv(b.input("x", (1, 512, 8, 8)), 512, kernel=3, padding=1)
+    graph = b.finish(b.op("avg_pool2d", [y], kernel=(2, 2), stride=(2, 2)))
+    model = convc.compile(graph, threads=1)
+    (step,) = (s for s in model.program.steps if s.family == "winograd")
+    assert "few" in step.kernel and step.params["call"].shrink == 2
+    monkeypatch.setattr(lower, "pool_behind", lambda asm, isa: None)
+    x = np.random.default_rng(0).standard_normal((1, 512, 8, 8)).astype(np.float32)
+    np.testing.assert_array_equal(model(x), convc.compile(graph, threads=1)(x))

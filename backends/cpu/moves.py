@@ -82,27 +82,40 @@ def emit_index_copy(isa: Isa, size: int) -> Kernel:
         ["x", "y", "fill", "run", "y_step", *letters],
         "n: sizes; t: byte offsets by axis",
     )
-    kind = f"u{size * 8}"
-    outer = " * ".join(f"n{i}" for i in range(RANK - 1))
-    with out.share(outer, "item"):
-        out("j = item", "at = 0", "hole = 0")
-        for axis in reversed(range(RANK - 1)):
-            out(f"q = j // n{axis}", f"o{axis} = load_i64(t{axis}, j - q * n{axis})", "j = q", f"at += o{axis}")
-            out(f"if o{axis} < 0: hole = 1")
-        last = RANK - 1
-        out("to = y + item * y_step")
-        with out.block("if hole == 1"), out.block(f"for i in range(n{last})"):
+    kind, last, before = f"u{size * 8}", RANK - 1, range(RANK - 1)
+    total = " * ".join(f"n{axis}" for axis in before)
+    out(f"j = {total} * thread // threads")
+    for axis in reversed(before):  # where this thread's first item lies; the others' places are found by counting
+        out(f"size = n{axis} if n{axis} > 0 else 1", "q = j // size", f"i{axis} = j - q * size", "j = q")
+    out("at = 0", "hole = 0", "moved = 1")
+    with out.share(total, "item"):
+        with out.block("if moved == 1"):
+            out("at = 0", "hole = 0", "moved = 0")
+            for axis in range(RANK - 2):
+                out(f"o = load_i64(t{axis}, i{axis})", "at += o", "if o < 0: hole = 1")
+        out(f"o = load_i64(t{RANK - 2}, i{RANK - 2})", "source = x + at + o", "to = y + item * y_step")
+        with out.block("if hole == 1 or o < 0"), out.block(f"for i in range(n{last})"):
             out(f"put_{kind}(to + i * {size}, get_{kind}(fill))")
-        with out.block("else"):
-            with out.block("if run == 1"):
-                out(f"copy_bytes(to, x + at + load_i64(t{last}, 0), n{last} * {size})")
-            with out.block("else"), out.block(f"for i in range(n{last})"):
-                out(f"o = load_i64(t{last}, i)")
-                with out.block("if o < 0"):
-                    out(f"put_{kind}(to + i * {size}, get_{kind}(fill))")
-                with out.block("else"):
-                    out(f"put_{kind}(to + i * {size}, get_{kind}(x + at + o))")
+        with out.block("elif run == 1"):
+            out(f"source += load_i64(t{last}, 0)", f"end = to + n{last} * {size}")
+            for step in (64, 16):  # of constant size: moves without a call
+                with out.block(f"while to + {step} <= end"):
+                    out(f"copy_bytes(to, source, {step})", f"to += {step}", f"source += {step}")
+            with out.block("while to < end"):
+                out(f"put_{kind}(to, get_{kind}(source))", f"to += {size}", f"source += {size}")
+        with out.block("else"), out.block(f"for i in range(n{last})"):
+            out(f"o = load_i64(t{last}, i)", f"put_{kind}(to + i * {size}, get_{kind}(fill if o < 0 else source + o))")
+        _count(out, RANK - 2)
     return out.finish()
+
+
+def _count(out: Writer, axis: int) -> None:
+    """The next item's indices: the last one counts first."""
+    out(f"i{axis} += 1")
+    with out.block(f"if i{axis} == n{axis}"):
+        out(f"i{axis} = 0", "moved = 1")
+        if axis:
+            _count(out, axis - 1)
 
 
 def emit_gather(isa: Isa, kind: str) -> tuple[str, str]:

@@ -14,45 +14,52 @@ from convc.errors import TargetError
 from convc.ir.graph import Node
 from convc.types import DType
 
-ROWS = 4
+COLS = 2
+"""Vectors of columns of a tile."""
 
 
 def emit_matmul(isa: Isa) -> tuple[str, str]:
-    """y[b, m, n] = sum over k of p[b, m, k] * q[b, k, n]. `batches` holds the byte offsets of p and q in each batch."""
-    lanes = isa.lanes
+    """y[b, m, n] = sum over k of p[b, m, k] * q[b, k, n]. `batches` holds the byte offsets of p and q in each batch.
+
+    Tiles of rows x `COLS` vectors; what is left over of the rows goes by half as many and one by one, of the columns by
+    one vector and by the first lanes of one. Each sum runs over k in order.
+    """
+    lanes, rows = isa.lanes, isa.registers // 4
     out = Writer(
-        f"f32_matmul_{ROWS}x{lanes}__{isa.name}", ["p", "q", "y", "batches", "count", "M", "N", "K", "zeros"], "plain"
+        f"f32_matmul_{rows}x{COLS}__{isa.name}", ["p", "q", "y", "batches", "count", "M", "N", "K"], "plain"
     )
-    out(f"blocks = (N + {lanes - 1}) // {lanes}", f"strips = (M + {ROWS - 1}) // {ROWS}")
-    with out.share("count * strips * blocks", "item"):
-        out(
-            "part = item // blocks",
-            f"n = (item - part * blocks) * {lanes}",
-            "b = part // strips",
-            f"m = (part - b * strips) * {ROWS}",
-        )
+    out(f"blocks = (N + {COLS * lanes - 1}) // {COLS * lanes}", f"strips = (M + {rows - 1}) // {rows}")
+    with out.share("count * blocks * strips", "item"):  # a block's columns stay in a cache for all strips of rows
+        out("part = item // strips", f"m = (item - part * strips) * {rows}")
+        out("b = part // blocks", f"n = (part - b * blocks) * {COLS * lanes}", "left = N - n", "high = M - m")
         out("pp = p + load_i64(batches, b * 2) + m * K * 4", "qp = q + load_i64(batches, b * 2 + 1) + n * 4")
-        out("to = y + ((b * M + m) * N + n) * 4", "left = N - n")
-        with out.block(f"if left >= {lanes} and M - m >= {ROWS}"):
-            for row in range(ROWS):
-                out(f"c{row} = vec_of(0.0, {lanes})")
-            with out.block("for k in range(K)"):
-                out(f"v = vec_load(qp + k * N * 4, {lanes})")
-                for row in range(ROWS):
-                    out(f"c{row} = vec_fma(vec_splat(pp + (K * {row} + k) * 4, {lanes}), v, c{row})")
-            for row in range(ROWS):
-                out(f"vec_store(to + {row} * N * 4, c{row})")
-        with out.block("else"):
-            out("rows = M - m", f"if rows > {ROWS}: rows = {ROWS}")
-            with out.block("for row in range(rows)"):
-                out(f"c = vec_of(0.0, {lanes})")
-                with out.block("for k in range(K)"):
-                    out(
-                        f"v = vec_load_first(qp + k * N * 4, left, {lanes})",
-                        f"c = vec_fma(vec_splat(pp + (K * row + k) * 4, {lanes}), v, c)",
-                    )
-                out("vec_store_first(to + row * N * 4, c, left)")
+        out("to = y + ((b * M + m) * N + n) * 4", f"if high > {rows}: high = {rows}")
+        for height in (rows, rows // 2, 1):
+            with out.block(f"while high >= {height}"):
+                with out.block(f"if left >= {COLS * lanes}"):
+                    _tile(out, isa, height, COLS, "0", None)
+                with out.block("else"):
+                    out("done = 0")
+                    with out.block(f"if left >= {lanes}"):
+                        _tile(out, isa, height, 1, "0", None)
+                        out(f"done = {lanes}")
+                    with out.block("if done < left"):
+                        _tile(out, isa, height, 1, "done * 4", "left - done")
+                out(f"pp += {height} * K * 4", f"to += {height} * N * 4", f"high -= {height}")
     return out.finish()
+
+
+def _tile(out: Writer, isa: Isa, rows: int, cols: int, offset: str, count: str | None) -> None:
+    """Sums of one tile whose columns begin `offset` bytes on; of one vector, `count` columns where it is given."""
+    acc = f"acc{rows}x{cols}"
+    out(f"{acc} = tile_zero({rows}, {cols}, {isa.lanes})", "at_p = pp", f"at_q = qp + {offset}", "end_p = pp + K * 4")
+    with out.block("while at_p < end_p"):
+        if count is None:
+            out(f"{acc} = tile_fma({acc}, at_p, K * 4, at_q, None, None)")
+        else:
+            out(f"{acc} = tile_fma_first({acc}, at_p, K * 4, at_q, {count})")
+        out("at_p += 4", "at_q += N * 4")
+    out(f"tile_rows_store({acc}, to + {offset}, N * 4, {count})")
 
 
 def lower_matmul(asm: Assembler, node: Node, isa: Isa) -> None:
@@ -75,5 +82,5 @@ def matmul_arguments(step: Step, bound: Binding) -> Sequence[Word]:
     offsets = batch_offsets(left, right) * 4
     return [
         bound.address(p), bound.address(q), bound.address(y), bound.table(offsets), len(offsets), left[-2], right[-1],
-        left[-1], 0,
+        left[-1],
     ]  # fmt: skip

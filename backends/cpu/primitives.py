@@ -249,17 +249,30 @@ def _first(builder: Any, count: Value, lanes: int) -> Value:
     return builder.icmp_signed("<", numbers, splat(builder, count, lanes))
 
 
+def load_first(builder: Any, address: Value, count: Value, lanes: int) -> Value:
+    """The first `count` of `lanes` floats at an address; the rest is 0 and is not read."""
+    kind, mask = vector(lanes), ir.VectorType(I1, lanes)
+    name = f"llvm.masked.load.v{lanes}f32.p0v{lanes}f32"
+    load = function(builder, name, kind, [kind.as_pointer(), I32, mask, kind])
+    where, zero = pointer(builder, address, kind), ir.Constant(kind, [0.0] * lanes)
+    return builder.call(load, [where, I32(4), _first(builder, count, lanes), zero])
+
+
+def store_first(builder: Any, value: Value, address: Value, count: Value, lanes: int) -> None:
+    """Write the first `count` lanes of a vector."""
+    kind, mask = vector(lanes), ir.VectorType(I1, lanes)
+    name = f"llvm.masked.store.v{lanes}f32.p0v{lanes}f32"
+    store = function(builder, name, ir.VoidType(), [kind, kind.as_pointer(), I32, mask])
+    builder.call(store, [value, pointer(builder, address, kind), I32(4), _first(builder, count, lanes)])
+
+
 @intrinsic(prefer_literal=True)
 def vec_load_first(typingctx: Any, address: Any, count: Any, lanes: Any) -> Any:
     """The first `count` of `lanes` floats at `address`; the rest is 0 and is not read."""
     width = literal(lanes, "lanes")
 
     def codegen(context: Any, builder: Any, signature: Any, args: Sequence[Value]) -> Value:
-        kind, mask = vector(width), ir.VectorType(I1, width)
-        name = f"llvm.masked.load.v{width}f32.p0v{width}f32"
-        load = function(builder, name, kind, [kind.as_pointer(), I32, mask, kind])
-        where, zero = pointer(builder, args[0], kind), ir.Constant(kind, [0.0] * width)
-        return builder.call(load, [where, I32(4), _first(builder, args[1], width), zero])
+        return load_first(builder, args[0], args[1], width)
 
     return Vec(width)(types.int64, types.int64, lanes), codegen
 
@@ -279,11 +292,7 @@ def vec_store_first(typingctx: Any, address: Any, value: Any, count: Any) -> Any
     """Write the first `count` lanes of a vector to `address`."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Sequence[Value]) -> Value:
-        width = value.lanes
-        kind, mask = vector(width), ir.VectorType(I1, width)
-        name = f"llvm.masked.store.v{width}f32.p0v{width}f32"
-        store = function(builder, name, ir.VoidType(), [kind, kind.as_pointer(), I32, mask])
-        builder.call(store, [args[1], pointer(builder, args[0], kind), I32(4), _first(builder, args[2], width)])
+        store_first(builder, args[1], args[0], args[2], value.lanes)
         return context.get_dummy_value()
 
     return types.void(types.int64, value, types.int64), codegen

@@ -22,9 +22,11 @@ from convc.backends.cpu.primitives import (
     fma,
     function,
     literal,
+    load_first,
     load_vector,
     pointer,
     splat,
+    store_first,
     store_vector,
     vector,
 )  # fmt: skip
@@ -76,6 +78,12 @@ def _multiply_add(builder: Any, kind: Tile, tile: Value, pixels: Sequence[Value]
     return tile_join(builder, kind, parts)
 
 
+def _pixels(builder: Any, kind: Tile, x: Value, step: Any, value: Value) -> list[Value]:
+    """The float of each row, in all lanes."""
+    rows = (_row_pointer(builder, x, F32, p, step, value) for p in range(kind.rows))
+    return [splat(builder, builder.load(row, align=4), kind.lanes) for row in rows]
+
+
 @intrinsic(prefer_literal=True)
 def tile_fma(typingctx: Any, tile: Any, x: Any, step: Any, w: Any, later: Any, soon: Any) -> Any:
     """tile[p, q] += float at (x + p * step) * vector q at w. `step` is in bytes; the lines at `later` (weights) and
@@ -88,11 +96,7 @@ def tile_fma(typingctx: Any, tile: Any, x: Any, step: Any, w: Any, later: Any, s
             _prefetch(builder, args[4], 0, 1)
         if soon != types.none:
             _prefetch(builder, args[5], 0, 2)
-        pixels = [
-            splat(builder, builder.load(_row_pointer(builder, args[1], F32, p, step, args[2]), align=4), tile.lanes)
-            for p in range(tile.rows)
-        ]
-        return _multiply_add(builder, tile, args[0], pixels, weights)
+        return _multiply_add(builder, tile, args[0], _pixels(builder, tile, args[1], step, args[2]), weights)
 
     return tile(tile, types.int64, step, types.int64, later, soon), codegen
 
@@ -112,6 +116,34 @@ def tile_fma_lanes(typingctx: Any, tile: Any, x: Any, step: Any, w: Any, later: 
         return _multiply_add(builder, tile, args[0], pixels, weights)
 
     return tile(tile, types.int64, step, types.int64, later), codegen
+
+
+@intrinsic
+def tile_fma_first(typingctx: Any, tile: Any, x: Any, step: Any, w: Any, count: Any) -> Any:
+    """tile_fma for one column of weights, of which `count` floats are there; the others count as 0."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Sequence[Value]) -> Value:
+        weights = [load_first(builder, args[3], args[4], tile.lanes)]
+        return _multiply_add(builder, tile, args[0], _pixels(builder, tile, args[1], step, args[2]), weights)
+
+    return tile(tile, *[types.int64] * 4), codegen
+
+
+@intrinsic
+def tile_rows_store(typingctx: Any, tile: Any, to: Any, step: Any, count: Any) -> Any:
+    """Write row p of a tile to `to` + p * step bytes: whole vectors, or the first `count` floats of its one column."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Sequence[Value]) -> Value:
+        for index, part in enumerate(tile_parts(builder, tile, args[0])):
+            p, q = divmod(index, tile.cols)
+            at = builder.add(args[1], builder.add(builder.mul(args[2], I64(p)), I64(q * tile.lanes * 4)))
+            if count == types.none:
+                store_vector(builder, part, at)
+            else:
+                store_first(builder, part, at, args[3], tile.lanes)
+        return context.get_dummy_value()
+
+    return types.void(tile, types.int64, types.int64, count), codegen
 
 
 @intrinsic(prefer_literal=True)
@@ -347,6 +379,7 @@ def fetch(typingctx: Any, address: Any) -> Any:
 
 VOCABULARY: dict[str, Any] = {
     "tile_bias": tile_bias, "tile_fma": tile_fma, "tile_fma_lanes": tile_fma_lanes,
+    "tile_fma_first": tile_fma_first, "tile_rows_store": tile_rows_store,
     "tile_fma_window": tile_fma_window, "tile_add": tile_add, "tile_fetch": tile_fetch,
     "tile_store": tile_store, "tile_load": tile_load, "tile_sum": tile_sum, "tile_fold": tile_fold,
     "tile_across": tile_across, "streams_fma": streams_fma, "fetch": fetch,

@@ -17,8 +17,10 @@ from convc.backends.cpu.activations import name_end, write_parameters
 from convc.backends.cpu.isa import Isa
 from convc.backends.cpu.writer import Writer
 
-L1_BYTES = 40 << 10
-"""Weights of a tile at one point that stay in the first-level cache."""
+L1_BYTES = 20 << 10
+"""Weights of a tile at one point that stay in the first-level cache beside the inputs."""
+FEW_STRIPS = 4
+"""Of tiles, up to which reading the weights takes longer than multiplying by them."""
 WORDS = 5
 """Facts about a tile in the scratch memory: offsets in x, y and the residual, rows and columns to store."""
 
@@ -30,11 +32,11 @@ SIZES = [
 ARGUMENTS = [*SIZES, "v_point", "p_point", "scratch", "scratch_step"]
 
 
-def streams_of(isa: Isa, channels: int, cols: int) -> int:
-    """Processors follow each stream of weights by itself: with 4, 2 to 9 % over one where a tile's do not stay in the
-    first-level cache. Where they do, one is 2 to 6 % over 4, measured: its next line is found by a single addition.
+def streams_of(isa: Isa, channels: int, cols: int, strips: int) -> int:
+    """Processors follow each stream of weights by itself: with 4, 10 % over one where weights are many and strips of
+    tiles to multiply them by are few. Elsewhere one is 1 to 3 % over 4, measured: its next line takes one addition.
     """
-    return 4 if channels * cols * isa.lanes * 4 > L1_BYTES else 1
+    return 4 if strips <= FEW_STRIPS and channels * cols * isa.lanes * 4 > L1_BYTES else 1
 
 
 class Epilogue(Protocol):

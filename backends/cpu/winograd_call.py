@@ -18,10 +18,10 @@ from convc.backends.cpu.choice import Choice
 from convc.backends.cpu.isa import Isa
 from convc.backends.cpu.winograd import WORDS, WinogradSpec, streams_of
 from convc.backends.cpu.winograd_few import FewSpec
-from convc.backends.cpu.winograd_plan import part_blocks, plan_blocks, tile_grid
+from convc.backends.cpu.winograd_plan import ceil_div, part_blocks, plan_blocks, tile_grid, tiles_in
 from convc.backends.cpu.winograd_points import transform_kernels, weigh_kernels
 from convc.backends.program import Ints, Planes, Step
-from convc.dims import Size
+from convc.dims import Size, concrete
 from convc.ir.graph import Node
 from convc.parallel import each
 from convc.types import Array
@@ -69,7 +69,10 @@ def append(
     if choice.few:
         spec = FewSpec(choice.m, apart, choice.rows, *epilogue)
     else:
-        unroll, streams = conv.unroll_of(isa, "dense", len(inputs)), streams_of(isa, len(inputs), choice.cols)
+        unroll = conv.unroll_of(isa, "dense", len(inputs))
+        images, height, width = (concrete(size, asm.graph.nominal) for size in (y.batch, y.height, y.width))
+        strips = ceil_div(tiles_in(choice.m, images, height, width, apart), choice.rows)
+        streams = streams_of(isa, len(inputs), choice.cols, strips)
         tile = choice.rows, choice.cols, blocks % choice.cols
         spec = WinogradSpec(choice.m, apart, *tile, unroll, streams, *epilogue)
 

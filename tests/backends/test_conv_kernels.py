@@ -225,3 +225,12 @@ def test_weights_that_are_computed_are_refused_by_name() -> None:
 def test_a_large_stride_does_not_read_beyond_the_arena() -> None:
     check(conv((1, 20, 1, 2000), 4, kernel=1, stride=(1, 400)))
     check(conv((1, 20, 4, 900), 4, kernel=(4, 300), stride=(4, 300), padding=0))
+
+
+def test_a_residual_with_a_halo_where_images_lie_side_by_side() -> None:
+    """On 1x1 maps a tile's pixels are images: the outputs' follow each other, the residual's, with its halo, do not."""
+    b = Builder("side", seed=1)
+    x = b.input("x", (29, 32, 1, 1))
+    r = b.relu(b.conv(x, 32, kernel=1))
+    y = b.add(b.conv(x, 32, kernel=1, bias=False), r)
+    check(b.finish([b.conv(y, 8, kernel=1), b.conv_transpose(r, 8, kernel=3, stride=2)]), passes="default")

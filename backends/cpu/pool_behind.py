@@ -1,6 +1,6 @@
 """Pooling of 2 x 2 behind Winograd's convolution happens in its kernel: a tile of outputs holds whole windows.
 
-A quarter of the outputs is written, and none is read again: 2 ms of 12 where 64 channels of 224x224 are pooled.
+A quarter of the outputs is written, and none is read again: 8.9 ms become 7.5 where 64 channels of 224x224 are pooled.
 """
 
 from __future__ import annotations
@@ -10,20 +10,21 @@ from dataclasses import replace
 from convc.backends.assemble import Assembler
 from convc.backends.cpu import merge
 from convc.backends.cpu.isa import Isa
-from convc.backends.program import Planes, Step, buffers_of
+from convc.backends.program import Planes, Step, Turned, buffers_of
 
 
 def pool_behind(asm: Assembler, isa: Isa) -> None:
     """Let steps of Winograd's convolution pool what they compute, where nothing else reads it."""
     writers, readers = _touching(asm.steps)
+    delivered = _delivered(asm)
     gone: set[int] = set()
     for index, pool in enumerate(asm.steps):
-        if pool.family != "pool" or not _halves(asm, pool):
+        if pool.family != "pool" or not _halves(pool):
             continue
         source = pool.reads[0]
         touched = buffers_of(source)
         made = {step for buffer in touched for step in writers[buffer]}
-        if len(made) != 1 or any(readers[buffer] != [index] for buffer in touched):
+        if len(made) != 1 or any(readers[buffer] != [index] or buffer in delivered for buffer in touched):
             continue
         (before,) = made
         conv = asm.steps[before]
@@ -51,12 +52,19 @@ def _touching(steps: list[Step]) -> tuple[dict[int, list[int]], dict[int, list[i
     return writers, readers
 
 
-def _halves(asm: Assembler, pool: Step) -> bool:
-    """Whether windows of 2 x 2 lie side by side, all of them inside, and no output is what they read."""
-    attrs, source = pool.params["window"], pool.reads[0].name
+def _delivered(asm: Assembler) -> set[int]:
+    """Buffers that outputs lie in, under whatever name: a concatenation or a slice shares those of its parts."""
+    layouts = (layout for output in asm.graph.outputs for layout in asm.layouts(output.node))
+    inner = (layout.planes if isinstance(layout, Turned) else layout for layout in layouts)
+    return {buffer for layout in inner for buffer in buffers_of(layout)}
+
+
+def _halves(pool: Step) -> bool:
+    """Whether windows of 2 x 2 lie side by side, all of them inside."""
+    attrs = pool.params["window"]
     square = attrs["kernel"] == attrs["stride"] == (2, 2) and attrs["dilation"] == (1, 1)
     inside = not any(attrs["padding"]) and not attrs["ceil_mode"]
-    return square and inside and all(output.node != source for output in asm.graph.outputs)
+    return square and inside
 
 
 def _same_planes(conv: Step, source: object) -> bool:

@@ -22,7 +22,7 @@ def network(op: str, channels: int, *, residual: bool = False, both: bool = Fals
     if residual:
         y = b.op("add", [y, b.conv(x, channels + 3, kernel=1)])
     y = b.op("relu", [y])
-    p = b.op(op, [y], kernel=(2, 2), **{"stride": (2, 2), **attrs})
+    p = b.op(op, [y], **{"kernel": (2, 2), "stride": (2, 2), **attrs})
     return b.finish([p, b.op("neg", [y])]) if both else b.finish(p)
 
 
@@ -77,13 +77,7 @@ def test_other_pools_stay_apart(op: str) -> None:
         {"ceil_mode": True}, {"padding": (1, 1, 1, 1)}, {"stride": (1, 1)}, {"stride": (2, 1)}, {"kernel": (3, 3)},
         {"both": True},
     ):  # fmt: skip
-        if "kernel" in attrs:
-            b = convc.Builder("pooled", seed=4)
-            y = b.conv(b.input("x", (1, 32, 24, 24)), 32, kernel=3, padding=1)
-            graph = b.finish(b.op(op, [y], kernel=(3, 3), stride=(2, 2)))
-        else:
-            graph = network(op, 32, **attrs)  # type: ignore[arg-type]
-        assert "pool" in families(graph), attrs
+        assert "pool" in families(network(op, 32, **attrs)), attrs  # type: ignore[arg-type]
 
 
 def test_what_is_read_twice_or_is_an_output_stays_whole() -> None:
@@ -95,6 +89,26 @@ def test_what_is_read_twice_or_is_an_output_stays_whole() -> None:
     x = np.random.default_rng(0).standard_normal((1, 32, 24, 24)).astype(np.float32)
     pooled, whole = convc.compile(graph, threads=1)(x)
     np.testing.assert_array_equal(pooled, whole.reshape(1, 32, 12, 2, 12, 2).max((3, 5)))
+
+
+@pytest.mark.parametrize("alias", ["concat", "slice", "identity", "transpose"])
+def test_what_an_output_shares_planes_with_stays_whole(alias: str) -> None:
+    """No step reads a convolution for the sake of these: the output lies in its planes, under another name."""
+    b = convc.Builder("pooled", seed=4)
+    x = b.input("x", (1, 32, 24, 24))
+    y = b.conv(x, 32, kernel=3, padding=1)
+    p = b.op("max_pool2d", [y], kernel=(2, 2), stride=(2, 2))
+    other = {
+        "concat": lambda: b.concat([y, b.relu(x)], axis=1),
+        "slice": lambda: b.op("slice", [y], axis=1, start=0, stop=16),
+        "identity": lambda: b.op("identity", [y]),
+        "transpose": lambda: b.transpose(y, perm=(0, 2, 3, 1)),
+    }[alias]()
+    graph = b.finish([p, other])
+    given = np.random.default_rng(0).standard_normal((1, 32, 24, 24)).astype(np.float32)
+    model = convc.compile(graph, threads=1, passes="none")
+    for found, expected in zip(model(given), run_graph(graph, {"x": given}, dtype="float64").values(), strict=True):
+        np.testing.assert_allclose(found, expected, atol=3e-6 * np.abs(expected).max())
 
 
 def test_dilated_convolutions_are_not_pooled() -> None:

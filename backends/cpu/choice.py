@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import cache
 from typing import Any
 
 from convc.backends.cpu import conv, winograd_few, winograd_plan
 from convc.backends.cpu.isa import Isa
 from convc.backends.cpu.split import WEIGHT_BYTES_A_CYCLE
-from convc.backends.cpu.winograd_points import POINTS
+from convc.backends.cpu.winograd_points import Form, forms_of
 
 WORTH = 1.6
 """Times the cycles of the first: what is predicted to take longer is not measured."""
@@ -20,21 +20,21 @@ MOST = 5
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Winograd's F(m), or the direct sum where m is 0, in tiles of rows x cols; `few`: as the kernel for few tiles."""
+    """Winograd's form, or None for the direct sum, in tiles of rows x cols; `few`: as the kernel for few tiles."""
 
-    m: int
+    form: Form | None
     rows: int
     cols: int
     few: bool = False
 
     def to_json(self) -> list[int]:
-        """Plain JSON values: [m, rows, cols], and 1 for the kernel for few tiles."""
-        return [self.m, self.rows, self.cols, *([1] if self.few else [])]
+        """Plain JSON values: [rows, cols, few], and the form's tile and kernel where there is one."""
+        return [self.rows, self.cols, int(self.few), *(astuple(self.form) if self.form is not None else ())]
 
 
-def few_tiles(isa: Isa, m: int) -> Choice:
+def few_tiles(isa: Isa, form: Form) -> Choice:
     """The kernel for few tiles, which knows one register tile alone."""
-    return Choice(m, winograd_few.together(isa, m), 1, True)
+    return Choice(form, winograd_few.together(isa, form), 1, True)
 
 
 def read_choices(found: Any, isa: Isa) -> dict[str, Choice]:
@@ -43,22 +43,29 @@ def read_choices(found: Any, isa: Isa) -> dict[str, Choice]:
         return {}
     result: dict[str, Choice] = {}
     for name, value in found.items():
-        if isinstance(value, list) and len(value) in {3, 4} and all(type(part) is int for part in value):
-            m, rows, cols, *few = value
-            choice = Choice(m, rows, cols, few == [1])
-            if choice in [few_tiles(isa, m) for m in POINTS] if few else _is_known(choice, isa):
+        if isinstance(value, list) and len(value) in {3, 7} and all(type(part) is int for part in value):
+            rows, cols, few, *facts = value
+            form = Form(*facts) if facts else None
+            choice = Choice(form, rows, cols, few == 1)
+            if few in {0, 1} and _is_known(choice, isa):
                 result[str(name)] = choice
     return result
 
 
 def _is_known(choice: Choice, isa: Isa) -> bool:
-    return (choice.rows, choice.cols) in isa.tiles and choice.m in {0, *POINTS}
+    form = choice.form
+    if form is not None and form not in forms_of((form.height, form.breadth)):
+        return False
+    if choice.few:
+        return form in forms_of(winograd_few.KERNEL) and choice == few_tiles(isa, form)
+    return (choice.rows, choice.cols) in isa.tiles
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the prediction depends on, at nominal sizes: output of `height` x `width`, sums of `count` terms over
-    `planes`, `blocks` of output channels. `apart` is the dilation where Winograd's form is possible, else 0.
+    """What the prediction depends on, at nominal sizes: output of `height` x `width`, `kernel` of (rows, columns) over
+    `channels` that lie in `planes`, `blocks` of output channels. `apart`: pixels between taps where Winograd's form is
+    possible, else 0.
     """
 
     images: int
@@ -66,16 +73,23 @@ class Facts:
     width: int
     planes: int
     channels: int
-    count: int
+    kernel: tuple[int, int]
     blocks: int
     flat: bool
     apart: int
 
     @staticmethod
-    def of(shape: Sequence[int], planes: int, channels: int, taps: int, blocks: int, flat: bool, apart: int) -> Facts:
-        """Of an output [N, K, H, W], and `taps` of each input channel."""
+    def of(
+        shape: Sequence[int], planes: int, channels: int, kernel: tuple[int, int], blocks: int, flat: bool, apart: int
+    ) -> Facts:
+        """Of an output [N, K, H, W]."""
         images, _, height, width = shape
-        return Facts(images, height, width, planes, channels, channels * taps, blocks, flat, apart)
+        return Facts(images, height, width, planes, channels, kernel, blocks, flat, apart)
+
+    @property
+    def count(self) -> int:
+        """Terms of a sum."""
+        return self.channels * self.kernel[0] * self.kernel[1]
 
 
 @cache
@@ -89,12 +103,13 @@ def candidates(isa: Isa, facts: Facts) -> Sequence[tuple[Choice, float]]:
     found: list[tuple[Choice, float]] = []
     for tile in tiles:
         steps = conv.tile_cycles(isa, tile, facts.blocks, max(facts.count, 1), pixels, lines)
-        found.append((Choice(0, *tile), facts.count * steps + weights))
-    for m in POINTS if facts.apart and facts.count else ():
-        total = max(winograd_plan.tiles_in(m, facts.images, facts.height, facts.width, facts.apart), 1)
-        for choice in (*(Choice(m, *tile) for tile in tiles), few_tiles(isa, m)):
+        found.append((Choice(None, *tile), facts.count * steps + weights))
+    for form in forms_of(facts.kernel) if facts.apart and facts.count else ():
+        total = max(winograd_plan.tiles_in(form, facts.images, facts.height, facts.width, facts.apart), 1)
+        few = [few_tiles(isa, form)] if facts.kernel == winograd_few.KERNEL else []
+        for choice in (*(Choice(form, *tile) for tile in tiles), *few):
             plan = winograd_plan.plan_blocks(
-                isa, m, (choice.rows, choice.cols), facts.planes, facts.channels, facts.blocks, total, 1,
+                isa, form, (choice.rows, choice.cols), facts.planes, facts.channels, facts.blocks, total, 1,
                 few=choice.few,
             )  # fmt: skip
             found.append((choice, plan.cycles))

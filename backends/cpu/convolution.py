@@ -61,11 +61,11 @@ def lower_conv2d(asm: Assembler, node: Node, isa: Isa) -> None:
     flat = flat and not asm.has_gaps(node.name, x, mapped is None and _wants_halo(asm, x_name))
     ranked: Sequence[tuple[Choice, float]] = ()
     if channels.mode == "dense" and groups == 1 and not _is_exact(step, isa):
-        square = x.lanes == isa.lanes and winograd_call.eligible(node, (height, breadth), groups)
-        square = square and _is_finite(asm, node)
+        apart = winograd_call.apart_of(node, (height, breadth), groups) if x.lanes == isa.lanes else 0
+        apart = apart if apart and _is_finite(asm, node) else 0
         facts = Facts.of(
-            [concrete(size, asm.graph.nominal) for size in node.type.shape], len(x.planes), width, height * breadth,
-            channels.group_blocks, flat, dh if square else 0,
+            [concrete(size, asm.graph.nominal) for size in node.type.shape], len(x.planes), width, (height, breadth),
+            channels.group_blocks, flat, apart,
         )  # fmt: skip
         ranked = candidates(isa, facts)
     pixels = [(r, s, r * dh - top, s * dw - left) for r in range(height) for s in range(breadth)]
@@ -80,7 +80,7 @@ def lower_conv2d(asm: Assembler, node: Node, isa: Isa) -> None:
         return
     choice = _chosen(asm, node, ranked, (step, channels.group_blocks))
     asm.candidates[node.name] = [one for one, _ in ranked]
-    if choice is not None and choice.m:
+    if choice is not None and choice.form is not None:
         _append_winograd(asm, node, isa, choice, x, residual, channels, weights)
         return
     asm.need_halo(x, (top, left, bottom, right))
@@ -141,8 +141,8 @@ def _chosen(
     if not ranked or given in [one for one, _ in ranked]:
         return given if ranked else None
     (best, cycles), (step, blocks) = ranked[0], layer
-    near = [one for one, needed in ranked if needed <= NEAR * cycles and (one.m, one.few) == (best.m, best.few)]
-    kernels = {one: (step if not one.m else 0, one, blocks % one.cols) for one in near}
+    near = [one for one, needed in ranked if needed <= NEAR * cycles and (one.form, one.few) == (best.form, best.few)]
+    kernels = {one: (step if one.form is None else 0, one, blocks % one.cols) for one in near}
     choice = next((one for one in near if kernels[one] in asm.used), best)
     asm.used.add(kernels[choice])
     return choice

@@ -69,10 +69,10 @@ class CpuCost:
         by_lane = prefers_lanes(out, groups * kernel[1], groups, lanes)
         bundles, blocks = (-(-groups // lanes), out // groups) if by_lane else (groups, -(-(out // groups) // lanes))
         if node.op == "conv2d" and groups == 1 and not by_lane:
-            square = winograd_call.eligible(node, (kernel[2], kernel[3]), groups)
             flat = taps == 1 and node.attrs["stride"] == (1, 1)
-            apart = node.attrs["dilation"][0] if square else 0
-            facts = Facts.of(shape, -(-kernel[1] // lanes), kernel[1], taps, blocks, flat, apart)
+            size = kernel[2], kernel[3]
+            apart = winograd_call.apart_of(node, size, groups)
+            facts = Facts.of(shape, -(-kernel[1] // lanes), kernel[1], size, blocks, flat, apart)
             steps = candidates(self.isa, facts)[0][1]
         else:
             tile = conv.choose_tile(self.isa, blocks, count, width, lines)

@@ -28,9 +28,11 @@ def pool_behind(asm: Assembler, isa: Isa) -> None:
             continue
         (before,) = made
         conv = asm.steps[before]
-        if conv.family != "winograd" or conv.params["call"].spec.apart > 1 or not _same_planes(conv, source):
+        if conv.family != "winograd" or not _same_planes(conv, source):
             continue
         call = conv.params["call"]
+        if call.spec.apart > 1 or call.spec.form.down % 2 or call.spec.form.down != call.spec.form.across:
+            continue
         kind = "max" if asm.graph[pool.node].op == "max_pool2d" else "average"
         spec = replace(call.spec, pool=kind)
         name, asm.kernels[name] = merge.emit(spec, isa)

@@ -1,10 +1,11 @@
-"""Winograd's convolution F(m x m, 3 x 3), fused by blocks of tiles so that what it transforms stays in the caches.
+"""Winograd's convolution F(m x n, r x s), fused by blocks of tiles so that what it transforms stays in the caches.
 
-Y = A^T [(G g G^T) * (B^T d B)] A + bias: 16 multiplications for 4 outputs where the direct sum takes 36 (m = 2), or 36
-for 16 where it takes 144 (m = 4). For each block of tiles: transform the inputs of all planes; at each point, multiply
-by all weights of that point, which are read once a block, with the register tile that direct convolutions use;
-transform the products and store them. Blocks may be split by output channels too (`parts`); each thread then transforms
-the inputs for itself. A dilated convolution is one of the same kind on each of dilation x dilation interleaved maps.
+Y = A^T [(G g G^T) * (B^T d B)] A + bias: F(4 x 4, 3 x 3) takes 36 multiplications for 16 outputs where the direct sum
+takes 144, F(1 x 4, 1 x 7) 10 for 4 where it takes 28. For each block of tiles: transform the inputs of all planes; at
+each point, multiply by all weights of that point, which are read once a block, with the register tile that direct
+convolutions use; transform the products and store them. Blocks may be split by output channels too (`parts`); each
+thread then transforms the inputs for itself. A dilated convolution is one of the same kind on each of dilation x
+dilation interleaved maps.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Protocol
 from convc.backends.cpu import conv
 from convc.backends.cpu.activations import name_end, write_parameters
 from convc.backends.cpu.isa import Isa
+from convc.backends.cpu.winograd_points import Form
 from convc.backends.cpu.writer import Writer
 
 L1_BYTES = 20 << 10
@@ -43,7 +45,7 @@ class Epilogue(Protocol):
     """What the end of a kernel depends on."""
 
     @property
-    def m(self) -> int: ...
+    def form(self) -> Form: ...
     @property
     def apart(self) -> int: ...
     @property
@@ -56,12 +58,12 @@ class Epilogue(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class WinogradSpec:
-    """What changes the instructions: output tile `m`, `apart` pixels between taps, the register tile, the epilogue.
-    `unroll` as in ConvSpec; `streams`: in which the next weights are fetched; `pool`: "max" or "average" of 2 x 2
-    outputs, where a call asks for it.
+    """What changes the instructions: the form, `apart` pixels between taps, the register tile, the epilogue. `unroll`:
+    as in ConvSpec; `streams`: in which the next weights are fetched; `pool`: "max" or "average" of 2 x 2 outputs, where
+    a call asks for it.
     """
 
-    m: int
+    form: Form
     apart: int
     rows: int
     cols: int
@@ -73,13 +75,9 @@ class WinogradSpec:
     params: int
     pool: str = ""
 
-    @property
-    def points(self) -> int:
-        return (self.m + 2) ** 2
-
     def name(self, isa: Isa) -> str:
         """The kernel's name: its facts in order."""
-        facts = ["f32", "winograd", f"f{self.m}3"] + [f"d{self.apart}"] * (self.apart > 1)
+        facts = ["f32", "winograd", str(self.form)] + [f"d{self.apart}"] * (self.apart > 1)
         facts.append(f"{self.rows}x{self.cols}" + (f"r{self.rest}" if self.rest else "") + f"k{self.unroll}")
         facts += [f"s{self.streams}"] * (self.streams > 1) + [f"pool_{self.pool}"] * bool(self.pool)
         return "_".join(facts + name_end(self.residual, self.activation)) + f"__{isa.name}"
@@ -92,7 +90,7 @@ def emit(spec: WinogradSpec, isa: Isa) -> tuple[str, str]:
     )
     out = Writer(spec.name(isa), ARGUMENTS, about)
     parameters = write_parameters(out, spec.params, len(ARGUMENTS), isa.lanes)
-    vector, d = isa.lanes * 4, spec.apart
+    vector, d, form = isa.lanes * 4, spec.apart, spec.form
     out("per_map = tile_rows * tile_cols", f"per_image = per_map * {d * d}")
     out(
         "total = images * per_image",
@@ -100,20 +98,20 @@ def emit(spec: WinogradSpec, isa: Isa) -> tuple[str, str]:
         f"tiles = (blocks_out + {spec.cols - 1}) // {spec.cols}",
     )
     out("facts = scratch + thread * scratch_step", f"v = facts + (T * {WORDS * 8} + 63) // 64 * 64")
-    out(f"products = v + {spec.points} * v_point")
+    out(f"products = v + {form.points} * v_point")
     with out.share("blocks * parts", "item"):
         out("block = item // parts", "part = item - block * parts", "first = block * T", "count = total - first")
         out("if count > T: count = T", f"strips = (count + {spec.rows - 1}) // {spec.rows}")
         with out.block("for t in range(count)"):
-            add_facts(out, spec.m, d, vector)
+            add_facts(out, spec, vector)
         with out.block("for plane in range(planes)"):
             out("source = x + load_i64(x_planes, plane)", f"to = v + plane * T * {vector}")
             with out.block("for t in range(count)"):
                 out(f"xp = source + load_i64(facts, t * {WORDS})")
-                sizes = f"{spec.m}, {d}, {isa.lanes}"
-                out(f"winograd_input(xp, x_row * {d}, to + t * {vector}, {spec.m + 2} * v_point, v_point, {sizes})")
+                sizes = f"{form.rows}, {form.columns}, {d}, {isa.lanes}"
+                out(f"winograd_input(xp, x_row * {d}, to + t * {vector}, {form.columns} * v_point, v_point, {sizes})")
         out("begin = tiles * part // parts", "end = tiles * (part + 1) // parts", f"base = begin * {spec.cols}")
-        with out.block(f"for point in range({spec.points})"), out.block("for tile in range(begin, end)"):
+        with out.block(f"for point in range({form.points})"), out.block("for tile in range(begin, end)"):
             out(f"block0 = tile * {spec.cols}", f"weights = u + (point * blocks_out + block0) * K * {vector}")
             out(f"to = products + point * p_point + (block0 - base) * T * {vector}")
             if spec.rest:
@@ -126,21 +124,23 @@ def emit(spec: WinogradSpec, isa: Isa) -> tuple[str, str]:
         out(f"stop = end * {spec.cols}", "if stop > blocks_out: stop = blocks_out")
         with out.block("for q in range(base, stop)"):
             at = f"products + ((q - base) * T + t) * {vector}"
-            finish(out, spec, isa, parameters, f"{at}, {spec.m + 2} * p_point, p_point")
+            finish(out, spec, isa, parameters, f"{at}, {form.columns} * p_point, p_point")
     return out.finish()
 
 
-def add_facts(out: Writer, m: int, d: int, vector: int) -> None:
-    """Where tile t lies, and how much of it there is. `m`: pixels a side; `d`: pixels between taps."""
+def add_facts(out: Writer, spec: Epilogue, vector: int) -> None:
+    """Where tile t lies, and how much of it there is."""
+    form, d = spec.form, spec.apart
     out("image = (first + t) // per_image", "j = first + t - image * per_image")
     if d > 1:
         out("phase = j // per_map", "j -= phase * per_map", f"py = phase // {d}", f"px = phase - py * {d}")
     out("ty = j // tile_cols", "tx = j - ty * tile_cols", f"at = t * {WORDS}")
     corner = ("(ty * {} + py)", "(tx * {} + px)") if d > 1 else ("ty * {}", "tx * {}")
-    row, col = (place.format(m * d) for place in corner)
+    row, col = (place.format(size * d) for place, size in zip(corner, (form.down, form.across), strict=True))
     for index, letter in enumerate("xyr"):
         # a pooling halves the side of a tile of outputs
-        down, along = (place.format(f"y_side * {d}") for place in corner) if letter == "y" else (row, col)
+        halved = letter == "y" and spec.pool
+        down, along = (place.format(f"y_side * {d}") for place in corner) if halved else (row, col)
         at_letter = f"image * {letter}_image + {down} * {letter}_row + {along} * {vector}"
         out(f"store_i64(facts, at + {index}, {at_letter})")
     left = f"(height - {row} + {d - 1}) // {d}", f"(width - {col} + {d - 1}) // {d}"
@@ -181,26 +181,28 @@ def finish(out: Writer, spec: Epilogue, isa: Isa, parameters: str, source: str) 
     """Outputs of one block of channels q. `source`: where the products of tile t are, the bytes from one row of points
     to the next, and from one point to the next.
     """
-    vector, d = isa.lanes * 4, spec.apart
+    vector, d, form = isa.lanes * 4, spec.apart, spec.form
     out(f"b = bias + q * {vector}", "yp = y + load_i64(y_planes, q)")
     if spec.residual:
         out("rp = r")
         with out.block("if r_planes != 0"):
             out("rp += load_i64(r_planes, q)")
     with out.block("for t in range(count)"):
-        out(f"at = t * {WORDS}", f"o = winograd_output({source}, b, {spec.m}, {isa.lanes})")
+        sizes = f"{form.down}, {form.across}, {form.rows}, {form.columns}, {isa.lanes}"
+        out(f"at = t * {WORDS}", f"o = winograd_output({source}, b, {sizes})")
         if spec.residual:
             with out.block("if r_planes != 0"):
-                out(f"o = grid_add(o, rp + load_i64(facts, at + 2), r_row * {d}, {d})")
+                out(f"o = grid_add(o, rp + load_i64(facts, at + 2), r_row * {d}, {form.across}, {d})")
         if spec.activation:
             out(f"o = v_{spec.activation}(o{parameters})")
         out("rows = load_i64(facts, at + 3)", "columns = load_i64(facts, at + 4)")
-        whole = f"grid_store(o, yp + load_i64(facts, at + 1), y_row * {d}, {d}, rows, columns)"
+        whole = f"grid_store(o, yp + load_i64(facts, at + 1), y_row * {d}, {form.across}, {d}, rows, columns)"
         if not spec.pool:
             out(whole)
             return
-        with out.block(f"if y_side < {spec.m}"):
+        with out.block(f"if y_side < {form.down}"):
             out(f"q2 = grid_pool(o, {spec.pool == 'max'})")
-            out("grid_store(q2, yp + load_i64(facts, at + 1), y_row, 1, rows // 2, columns // 2)")
+            place = f"yp + load_i64(facts, at + 1), y_row, {form.across // 2}, 1"
+            out(f"grid_store(q2, {place}, rows // 2, columns // 2)")
         with out.block("else"):
             out(whole)

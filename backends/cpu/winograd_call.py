@@ -19,7 +19,7 @@ from convc.backends.cpu.isa import Isa
 from convc.backends.cpu.winograd import WORDS, WinogradSpec, streams_of
 from convc.backends.cpu.winograd_few import FewSpec
 from convc.backends.cpu.winograd_plan import ceil_div, part_blocks, plan_blocks, tile_grid, tiles_in
-from convc.backends.cpu.winograd_points import transform_kernels, weigh_kernels
+from convc.backends.cpu.winograd_points import Form, forms_of, transform_kernels, weigh_kernels
 from convc.backends.program import Ints, Planes, Step
 from convc.dims import Size, concrete
 from convc.ir.graph import Node
@@ -27,10 +27,14 @@ from convc.parallel import each
 from convc.types import Array
 
 
-def eligible(node: Node, kernel: tuple[int, ...], groups: int) -> bool:
-    """3x3, stride 1, no groups, dilated alike along both axes."""
-    dilation = node.attrs["dilation"]
-    return kernel == (3, 3) and node.attrs["stride"] == (1, 1) and dilation[0] == dilation[1] and groups == 1
+def apart_of(node: Node, kernel: tuple[int, int], groups: int) -> int:
+    """Pixels between taps where the convolution has a form: stride 1, no groups, dilated alike along the axes that the
+    kernel extends along; else 0.
+    """
+    apart = {d for d, taps in zip(node.attrs["dilation"], kernel, strict=True) if taps > 1}
+    if groups > 1 or node.attrs["stride"] != (1, 1) or len(apart) != 1 or not forms_of(kernel):
+        return 0
+    return int(apart.pop())
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,33 +61,35 @@ def append(
     channels: Channels, taps: Taps, order: Ints, weights: Array, bias: Array, activation: str,
     params: tuple[float, ...],
 ) -> None:  # fmt: skip
-    """Append the call. `taps` and `order` are those of a 1x1 convolution on x; `weights` is [out, in, 3, 3]."""
+    """Append the call. `taps` and `order` are those of a 1x1 convolution on x; `weights` is [out, in, R, S]."""
+    form = choice.form
+    assert form is not None
+    apart = apart_of(node, (form.height, form.breadth), 1)
     top, left, bottom, right = node.attrs["padding"]
-    apart = node.attrs["dilation"][0]
-    beyond = apart * choice.m - 1
-    asm.need_halo(x, (top, left, bottom + beyond, right + beyond))
+    below, beyond = (apart * tile - 1 for tile in (form.down, form.across))
+    asm.need_halo(x, (top, left, bottom + below, right + beyond))
     blocks = channels.group_blocks
     inputs = order[0, :, 0]
     epilogue = residual is not None, activation, len(params)
     spec: WinogradSpec | FewSpec
     if choice.few:
-        spec = FewSpec(choice.m, apart, choice.rows, *epilogue)
+        spec = FewSpec(form, apart, choice.rows, *epilogue)
     else:
         unroll = conv.unroll_of(isa, "dense", len(inputs))
         images, height, width = (concrete(size, asm.graph.nominal) for size in (y.batch, y.height, y.width))
-        strips = ceil_div(tiles_in(choice.m, images, height, width, apart), choice.rows)
+        strips = ceil_div(tiles_in(form, images, height, width, apart), choice.rows)
         streams = streams_of(isa, len(inputs), choice.cols, strips)
         tile = choice.rows, choice.cols, blocks % choice.cols
-        spec = WinogradSpec(choice.m, apart, *tile, unroll, streams, *epilogue)
+        spec = WinogradSpec(form, apart, *tile, unroll, streams, *epilogue)
 
     def pack() -> Array:
         if choice.few:
-            kernels = weigh_kernels(weights, choice.m).reshape(*weights.shape[:2], -1)
+            kernels = weigh_kernels(weights, form.rows).reshape(*weights.shape[:2], -1)
             columns = inputs[:, None] * 9 + np.arange(9)
             return pack_weights(kernels.reshape(len(weights), -1), channels, columns.reshape(1, -1), 1)
-        return pack_points(transform_kernels(weights, choice.m), channels, inputs, choice.cols)
+        return pack_points(form, weights, channels, inputs, choice.cols)
 
-    count = channels.slots.size * len(inputs) * (9 if choice.few else spec.points)
+    count = channels.slots.size * len(inputs) * (9 if choice.few else form.points)
     call = WinogradCall(
         spec, isa, taps.plane[0], taps.lane[0], (top, left), y.height, y.width, blocks,
         asm.pack_later(f"{node.name}.u", count, pack), asm.pack(f"{node.name}.b", bias), params,
@@ -95,12 +101,12 @@ def append(
     asm.step(merge.emit(spec, isa), "winograd", node.name, reads, (y,), facts)
 
 
-def pack_points(points: Array, channels: Channels, inputs: Ints, cols: int) -> Array:
-    """Transformed weights [points, out, in] in the kernel's order: [point][tile][k][block of the tile][lane], flat."""
-    lanes = channels.slots.shape[1]
-    packed: Array = aligned_empty(channels.slots.size * len(inputs) * len(points), np.float32)
-    by_point = packed.reshape(len(points), -1)
-    in_order = bool((inputs == np.arange(points.shape[2])).all()) if len(inputs) == points.shape[2] else False
+def pack_points(form: Form, weights: Array, channels: Channels, inputs: Ints, cols: int) -> Array:
+    """Weights [out, in, R, S] transformed, in the kernel's order: [point][tile][k][block of the tile][lane], flat."""
+    lanes, taps = channels.slots.shape[1], form.height * form.breadth
+    packed: Array = aligned_empty(channels.slots.size * len(inputs) * form.points, np.float32)
+    by_point = packed.reshape(form.points, -1)
+    in_order = len(inputs) == weights.shape[1] and bool((inputs == np.arange(len(inputs))).all())
     tiles: list[tuple[int, int, int]] = []  # first block, blocks, first element
     start = block = 0
     for width in conv.tiles_of(channels.group_blocks, cols):
@@ -111,11 +117,10 @@ def pack_points(points: Array, channels: Channels, inputs: Ints, cols: int) -> A
     def pack(tile: tuple[int, int, int]) -> None:
         block, width, start = tile
         slots = channels.slots[block : block + width].reshape(-1)
-        chosen = rows_of(points.swapaxes(0, 1), slots).swapaxes(0, 1)
-        size = len(inputs) * len(slots)
-        to = by_point[:, start : start + size].reshape(len(points), len(inputs), len(slots))
-        np.copyto(to, (chosen if in_order else chosen[:, :, inputs]).swapaxes(1, 2))
-        to[:, :, slots < 0] = 0.0
+        chosen = rows_of(weights, slots).reshape(len(slots), -1, taps)
+        kernels = np.ascontiguousarray((chosen if in_order else chosen[:, inputs]).transpose(2, 1, 0))
+        kernels[:, :, slots < 0] = 0.0
+        transform_kernels(form, kernels.reshape(taps, -1), by_point[:, start : start + len(inputs) * len(slots)])
 
     each(pack, tiles)
     return packed
@@ -131,24 +136,25 @@ def arguments(step: Step, bound: Binding) -> Sequence[Word]:
     r = bound.geometry(added) if isinstance(added, Planes) else y
     spec, vector, blocks = call.spec, source.lanes * 4, call.blocks_out
     height, width = bound.size(call.height), bound.size(call.width)
-    down, across = tile_grid(spec.m, height, width, spec.apart)
+    form = spec.form
+    down, across = tile_grid(form, height, width, spec.apart)
     total = max(x.images * spec.apart**2 * down * across, 1)
     few = isinstance(spec, FewSpec)
     tile = (spec.together, 1) if isinstance(spec, FewSpec) else (spec.rows, spec.cols)
-    plan = plan_blocks(call.isa, spec.m, tile, len(x.planes), len(call.plane), blocks, total, bound.threads, few=few)
+    plan = plan_blocks(call.isa, form, tile, len(x.planes), len(call.plane), blocks, total, bound.threads, few=few)
     facts = -(-plan.tiles * WORDS * 8 // 64) * 64
     # a line more than needed, so that the points of a tile do not all fall on one set of a cache
     if few:
-        plane = (spec.m + 2) * tile[0] * vector
+        plane = form.columns * tile[0] * vector
         v_row = len(x.planes) * plane + vector
-        v_group = (spec.m + 2) * v_row
-        need = facts + -(-plan.tiles // tile[0]) * (v_group + spec.points * tile[0] * vector)
+        v_group = form.rows * v_row
+        need = facts + -(-plan.tiles // tile[0]) * (v_group + form.points * tile[0] * vector)
         last: Sequence[int] = (v_row, v_group)
     else:
         part = part_blocks(blocks, tile[1], plan.parts)
         plane = plan.tiles * vector
         v_point, p_point = len(x.planes) * plane + vector, part * plane + vector
-        need = facts + spec.points * (v_point + p_point)
+        need = facts + form.points * (v_point + p_point)
         last = v_point, p_point
     scratch, every = bound.scratch(need)
     top, left = call.padding
@@ -158,7 +164,7 @@ def arguments(step: Step, bound: Binding) -> Sequence[Word]:
         bound.arena + (-top * x.row - left * x.pixel), bound.constant(call.weights), bound.constant(call.bias),
         bound.arena, residual[0], bound.table(x.planes), bound.table(y.planes), residual[1],
         bound.table(offsets_table(offsets, step.node)), len(x.planes), len(offsets), x.images, down, across,
-        height, width, x.image, x.row, y.image, y.row, spec.m // call.shrink, r.image, r.row, blocks, plan.tiles,
+        height, width, x.image, x.row, y.image, y.row, form.down // call.shrink, r.image, r.row, blocks, plan.tiles,
         plan.parts,
         *last, scratch, every, *(float_word(p) for p in call.params),
     ]  # fmt: skip

@@ -1,6 +1,6 @@
-"""Winograd's convolution F(m x m, 3 x 3) for few tiles: kernels are transformed in registers, on their way.
+"""Winograd's convolution of 3 x 3 kernels for few tiles: kernels are transformed in registers, on their way.
 
-Where tiles are few, weights are read for few multiplications, and transformed ones are (m + 2)^2 / 9 times as many.
+Where tiles are few, weights are read for few multiplications, and transformed ones are 16 / 9 or 36 / 9 times as many.
 Here they stay as they are in memory. A step takes one input channel of a group of tiles and one block of output
 channels: of one row of points, it combines the kernel's rows, then the points of that row, and multiplies each by all
 tiles of the group. A chunk of input channels passes through all rows of points while its kernels lie in the first-level
@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from convc.backends.cpu.activations import name_end, write_parameters
 from convc.backends.cpu.isa import Isa
 from convc.backends.cpu.winograd import SIZES, WORDS, add_facts, finish
+from convc.backends.cpu.winograd_points import Form
 from convc.backends.cpu.writer import Writer
 
 ARGUMENTS = [*SIZES, "v_row", "v_group", "scratch", "scratch_step"]
 
+KERNEL = (3, 3)
 CHUNK = 32
 """Input channels of a chunk: 18 KB of kernels of 16 lanes."""
 STREAMS = 2
@@ -28,9 +30,9 @@ measured.
 
 @dataclass(frozen=True, slots=True)
 class FewSpec:
-    """What changes the instructions: output tile `m`, `apart` pixels between taps, tiles of a group, the epilogue."""
+    """What changes the instructions: the form, `apart` pixels between taps, tiles of a group, the epilogue."""
 
-    m: int
+    form: Form
     apart: int
     together: int
     residual: bool
@@ -38,21 +40,17 @@ class FewSpec:
     params: int
     pool: str = ""
 
-    @property
-    def points(self) -> int:
-        return (self.m + 2) ** 2
-
     def name(self, isa: Isa) -> str:
         """The kernel's name: its facts in order."""
-        facts = ["f32", "winograd", f"f{self.m}3", "few"] + [f"d{self.apart}"] * (self.apart > 1)
+        facts = ["f32", "winograd", str(self.form), "few"] + [f"d{self.apart}"] * (self.apart > 1)
         facts += [f"pool_{self.pool}"] * bool(self.pool)
-        facts += [f"{self.m + 2}x{self.together}"]
+        facts += [f"{self.form.rows}x{self.together}"]
         return "_".join(facts + name_end(self.residual, self.activation)) + f"__{isa.name}"
 
 
-def together(isa: Isa, m: int) -> int:
+def together(isa: Isa, form: Form) -> int:
     """Tiles of a group: as many as leave registers for three rows of a kernel and the points that come of them."""
-    return max((isa.registers - 4) // (m + 2), 1)
+    return max((isa.registers - 4) // form.rows, 1)
 
 
 def emit(spec: FewSpec, isa: Isa) -> tuple[str, str]:
@@ -61,7 +59,7 @@ def emit(spec: FewSpec, isa: Isa) -> tuple[str, str]:
     about += "from one\ngroup of tiles to the next; the rest: sizes, strides"
     out = Writer(spec.name(isa), ARGUMENTS, about)
     parameters = write_parameters(out, spec.params, len(ARGUMENTS), isa.lanes)
-    vector, d, g, n = isa.lanes * 4, spec.apart, spec.together, spec.m + 2
+    vector, d, g, n = isa.lanes * 4, spec.apart, spec.together, spec.form.rows
     out("per_map = tile_rows * tile_cols", f"per_image = per_map * {d * d}", "total = images * per_image")
     out("blocks = (total + T - 1) // T", "facts = scratch + thread * scratch_step")
     out(f"v = facts + (T * {WORDS * 8} + 63) // 64 * 64", f"products = v + (T + {g - 1}) // {g} * v_group")
@@ -69,25 +67,25 @@ def emit(spec: FewSpec, isa: Isa) -> tuple[str, str]:
         out("block = item // parts", "part = item - block * parts", "first = block * T", "count = total - first")
         out("if count > T: count = T", f"groups = (count + {g - 1}) // {g}")
         with out.block("for t in range(count)"):
-            add_facts(out, spec.m, d, vector)
+            add_facts(out, spec, vector)
         with out.block("for plane in range(planes)"):
             out("source = x + load_i64(x_planes, plane)")
             with out.block("for t in range(count)"):
                 out(f"group = t // {g}", f"to = v + group * v_group + plane * {n * g * vector}")
                 out(f"xp = source + load_i64(facts, t * {WORDS})", f"to += (t - group * {g}) * {vector}")
-                sizes = f"{spec.m}, {d}, {isa.lanes}"
+                sizes = f"{n}, {n}, {d}, {isa.lanes}"
                 out(f"winograd_input(xp, x_row * {d}, to, v_row, {g * vector}, {sizes})")
         out("begin = blocks_out * part // parts", "end = blocks_out * (part + 1) // parts")
         with out.block("for q in range(begin, end)"):
             _multiply(out, spec, isa)
-            at = f"products + (t // {g}) * {spec.points * g * vector} + (t - t // {g} * {g}) * {n * vector}"
+            at = f"products + (t // {g}) * {n * n * g * vector} + (t - t // {g} * {g}) * {n * vector}"
             finish(out, spec, isa, parameters, f"{at}, {n * g * vector}, {vector}")
     return out.finish()
 
 
 def _multiply(out: Writer, spec: FewSpec, isa: Isa) -> None:
     """Products of all tiles of the block and one block of output channels, summed over all input channels."""
-    vector, g, n = isa.lanes * 4, spec.together, spec.m + 2
+    vector, g, n = isa.lanes * 4, spec.together, spec.form.rows
     line = n * g * vector
     out(f"weights = u + q * K * {9 * vector}", "start = 0")
     with out.block("while start < K"):
@@ -118,5 +116,5 @@ def _steps(out: Writer, spec: FewSpec, isa: Isa, point: str) -> None:
     with out.block("while wp < end_w"):  # one step a turn: with two, LLVM spills accumulators
         for stream in range(STREAMS):
             out(f"fetch(later + {stream * CHUNK * 9 * vector // STREAMS})")
-        out(f"acc = points_fma(acc, xp + load_i32(entry, 0) * 4, wp, {point}, {spec.m})")
+        out(f"acc = points_fma(acc, xp + load_i32(entry, 0) * 4, wp, {point})")
         out(f"wp += {9 * vector}", "entry += 4", "later += rate")

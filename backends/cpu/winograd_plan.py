@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from convc.backends.cpu import conv
 from convc.backends.cpu.isa import Isa
 from convc.backends.cpu.split import APART_BYTES_A_CYCLE, WEIGHT_BYTES_A_CYCLE, crossing_cycles, misplaced
+from convc.backends.cpu.winograd_points import Form
 
 CACHE_BYTES = 1280 << 10
 """Of the second-level cache: what transformed inputs and products may take before they are read from farther away."""
@@ -19,8 +20,14 @@ MOST_BYTES = 48 << 20
 """Scratch memory of a thread at most."""
 FAR_BYTES_A_CYCLE = 8.0
 """Beyond the second-level cache, in the third."""
-TRANSFORM_CYCLES = {2: (80.0, 70.0), 4: (250.0, 150.0)}
-"""Of one tile: of a plane of inputs, of a block of outputs. Measured with 32 registers."""
+INPUT_CYCLES = 4.5
+"""Of a point of a tile of a plane of inputs: to load, to store. With OUTPUT_CYCLES fitted to F(2 x 2) and F(4 x 4),
+which take 80 and 250 cycles for inputs, 70 and 150 for outputs, measured with 32 registers.
+"""
+OUTPUT_CYCLES = (25.0, 1.2)
+"""Of a tile of a block of outputs: of all, and of each point and output."""
+SUM_CYCLES = 0.5
+"""Of an addition or multiply-add of the transforms."""
 FEW_REGISTERS = 1.5
 """Times as long with 16, where the transforms spill."""
 
@@ -30,25 +37,22 @@ FEW_CYCLES = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How a convolution is cut: F(m), the register tile, tiles in a block, parts of the channels; its cycles."""
+    """How a convolution is cut: tiles in a block, parts of the channels; its cycles."""
 
-    m: int
-    rows: int
-    cols: int
     tiles: int
     parts: int
     cycles: float
 
 
-def tiles_in(m: int, images: int, height: int, width: int, apart: int) -> int:
+def tiles_in(form: Form, images: int, height: int, width: int, apart: int) -> int:
     """Tiles of all interleaved maps of all images."""
-    down, across = tile_grid(m, height, width, apart)
+    down, across = tile_grid(form, height, width, apart)
     return images * apart * apart * down * across
 
 
-def tile_grid(m: int, height: int, width: int, apart: int) -> tuple[int, int]:
+def tile_grid(form: Form, height: int, width: int, apart: int) -> tuple[int, int]:
     """Rows and columns of tiles in one of the interleaved maps."""
-    return ceil_div(ceil_div(height, apart), m), ceil_div(ceil_div(width, apart), m)
+    return ceil_div(ceil_div(height, apart), form.down), ceil_div(ceil_div(width, apart), form.across)
 
 
 def ceil_div(a: int, b: int) -> int:
@@ -62,17 +66,16 @@ def part_blocks(blocks_out: int, cols: int, parts: int) -> int:
 
 
 def plan_blocks(
-    isa: Isa, m: int, tile: tuple[int, int], planes: int, channels: int, blocks_out: int, total: int, threads: int,
+    isa: Isa, form: Form, tile: tuple[int, int], planes: int, channels: int, blocks_out: int, total: int, threads: int,
     *, few: bool = False,
 ) -> Plan:  # fmt: skip
     """How `total` tiles are cut for some threads. `few`: of the kernel for few tiles, whose tile is a group by 1."""
     rows, cols = tile
-    points = (m + 2) ** 2
     groups = ceil_div(blocks_out, cols)
     best: Plan | None = None
     for parts in _parts(threads, groups):
         part = part_blocks(blocks_out, cols, parts)
-        bytes_a_tile = points * (planes + (1 if few else part)) * isa.lanes * 4
+        bytes_a_tile = form.points * (planes + (1 if few else part)) * isa.lanes * 4
         for blocks in _counts(ceil_div(total, rows)):
             size = ceil_div(total, blocks)
             size = ceil_div(size, rows) * rows if few else _in_strips(size, rows, blocks_out % cols == 0)
@@ -80,13 +83,13 @@ def plan_blocks(
                 continue
             pieces = ceil_div(total, size)
             rounds = ceil_div(pieces * parts, threads)
-            read, written = (total * m * m * count * isa.lanes * 4 for count in (planes, blocks_out))
+            read, written = (total * form.down * form.across * count * isa.lanes * 4 for count in (planes, blocks_out))
             crossing = crossing_cycles(read, written, parts, threads)
             crossing += misplaced(pieces, threads) * (read + written) / APART_BYTES_A_CYCLE if parts == 1 else 0.0
             item = _item_few if few else _item
-            cycles = rounds * item(isa, m, tile, planes, channels, part, size) + crossing
+            cycles = rounds * item(isa, form, tile, planes, channels, part, size) + crossing
             if best is None or cycles < best.cycles:
-                best = Plan(m, rows, cols, size, parts, cycles)
+                best = Plan(size, parts, cycles)
     assert best is not None
     return best
 
@@ -111,9 +114,9 @@ def _in_strips(size: int, rows: int, whole: bool) -> int:
     return strips * rows + (0 if not left else half if left <= half else rows)
 
 
-def _item(isa: Isa, m: int, tile: tuple[int, int], planes: int, channels: int, blocks_out: int, size: int) -> float:
+def _item(isa: Isa, form: Form, tile: tuple[int, int], planes: int, channels: int, blocks_out: int, size: int) -> float:
     rows, cols = tile
-    points, vector = (m + 2) ** 2, isa.lanes * 4
+    points, vector = form.points, isa.lanes * 4
     full, rest = divmod(blocks_out, cols)
     strips, left = divmod(size, rows)
     step = full * strips * conv.step_cycles(rows, cols, channels, vector)
@@ -123,18 +126,32 @@ def _item(isa: Isa, m: int, tile: tuple[int, int], planes: int, channels: int, b
     weights = points * channels * blocks_out * vector / WEIGHT_BYTES_A_CYCLE
     held = points * size * (planes + blocks_out) * vector
     far = 2 * max(held - CACHE_BYTES, 0) / FAR_BYTES_A_CYCLE
-    return multiply + weights + far + _transforms(isa, m, planes, blocks_out, size)
+    return multiply + weights + far + _transforms(isa, form, planes, blocks_out, size)
 
 
-def _item_few(isa: Isa, m: int, tile: tuple[int, int], planes: int, channels: int, blocks_out: int, size: int) -> float:
-    rows = m + 2
+def _item_few(
+    isa: Isa, form: Form, tile: tuple[int, int], planes: int, channels: int, blocks_out: int, size: int
+) -> float:
+    rows = form.rows
     combined = 2 * 3 * (rows - 2) + 6 * rows  # multiply-adds that transform a kernel, row by row
     step = (rows * rows * tile[0] + combined) * FEW_CYCLES
     weights = 9 * channels * blocks_out * isa.lanes * 4 / WEIGHT_BYTES_A_CYCLE
     multiply = channels * blocks_out * ceil_div(size, tile[0]) * step
-    return max(multiply, weights) + _transforms(isa, m, planes, blocks_out, size)
+    return max(multiply, weights) + _transforms(isa, form, planes, blocks_out, size)
 
 
-def _transforms(isa: Isa, m: int, planes: int, blocks_out: int, size: int) -> float:
-    into, out_of = TRANSFORM_CYCLES[m]
-    return size * (planes * into + blocks_out * out_of) * (1.0 if isa.registers >= 32 else FEW_REGISTERS)
+def _transforms(isa: Isa, form: Form, planes: int, blocks_out: int, size: int) -> float:
+    n, m = (form.rows, form.columns), (form.down, form.across)
+    into = n[1] * _sums(n[0], n[0]) + n[0] * _sums(n[1], n[1])
+    out_of = n[1] * _sums(m[0], n[0]) + m[0] * _sums(m[1], n[1])
+    input_cycles = INPUT_CYCLES * form.points + SUM_CYCLES * into
+    output_cycles = OUTPUT_CYCLES[0] + OUTPUT_CYCLES[1] * (form.points + m[0] * m[1]) + SUM_CYCLES * out_of
+    cycles = size * (planes * input_cycles + blocks_out * output_cycles)
+    return cycles * (1.0 if isa.registers >= 32 else FEW_REGISTERS)
+
+
+def _sums(rows: int, n: int) -> int:
+    """Additions and multiply-adds of a matrix of so many rows by a vector of n points, of which n - 2 are pairs."""
+    if n == 1:
+        return 0
+    return n * (n - 2) // 2 if rows == n else n - 2 + rows * n // 2

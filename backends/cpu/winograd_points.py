@@ -3,33 +3,102 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
 
-from convc.parallel import each
 from convc.types import Array
 
 Matrix = npt.NDArray[np.float64]
 
-POINTS: dict[int, tuple[float, ...]] = {2: (0.0, 1.0, -1.0), 4: (0.0, 0.75, -0.75, 1.5, -1.5)}
-"""Interpolation points by output tile size. Their powers are exact in float32. The rounding error is 1.6 and 4.6 times
-that of the direct sum (root mean square, 256 channels); the usual points of F(4, 3), 0, 1, -1, 2, -2, make it 10 times.
-"""
+POINTS: dict[int, tuple[float, ...]] = {
+    4: (0.0, 1.0, -1.0),
+    6: (0.0, 0.75, -0.75, 1.5, -1.5),
+    8: (0.0, 0.5, -0.5, 1.0, -1.0, 2.0, -2.0),
+    10: (0.0, 0.375, -0.375, 0.75, -0.75, 1.25, -1.25, 2.0, -2.0),
+}
+"""Finite interpolation points by the number of all of them, infinity being the last. Their powers are exact in float32.
 
+The rounding error as a multiple of the direct kernel's (root mean square, 256 channels): F(2 x 2, 3 x 3) 0.6, F(4 x 4,
+3 x 3) 1.8, F(2 x 2, 5 x 5) 1.2, F(1 x 6, 1 x 3) 2.7, F(1 x 4, 1 x 7) 4.4, F(1 x 6, 1 x 5) 5.0. The usual points of
+F(4 x 4, 3 x 3), 0, 1, -1, 2, -2, make it twice as large.
+"""
+MOST_ALONG_BOTH = 6
+"""Points along each axis where a kernel extends along both."""
+LARGEST_TILE = 6
+"""Outputs along an axis: F(1 x 8, 1 x 3) would have 7 times the error of the direct kernel."""
 AT_A_TIME = 8192
 """Kernels that are transformed together: what they take in float64 stays in a cache."""
 
 
-def matrices(m: int) -> tuple[Matrix, Matrix, Matrix]:
-    """A^T [m, n], G [n, 3] and B^T [n, n] of F(m, 3), n = m + 2, by Cook and Toom from POINTS and infinity.
+@dataclass(frozen=True, slots=True)
+class Form:
+    """F(down x across, height x breadth): tiles of outputs, and the kernel; 1 and 1 along an axis that has one tap."""
 
-    Factors that make it exact are in A^T, so that G is `whole_matrix` of kernels that `weigh_kernels` has weighed.
-    """
-    points = POINTS[m]
-    scale = [np.prod([p - q for q in points if q != p]) for p in points] + [_smallest(m) ** 2]
-    rows = [np.append(np.poly([q for q in points if q != p])[::-1], 0.0) for p in points] + [np.poly(points)[::-1]]
-    return _powers(points, m).T / np.array(scale), whole_matrix(m) * _smallest(m) ** np.arange(3), np.array(rows)
+    down: int
+    across: int
+    height: int
+    breadth: int
+
+    @property
+    def rows(self) -> int:
+        """Rows of points, and of inputs of a tile."""
+        return self.down + self.height - 1
+
+    @property
+    def columns(self) -> int:
+        """Points of a row, and columns of inputs of a tile."""
+        return self.across + self.breadth - 1
+
+    @property
+    def points(self) -> int:
+        """Points of a tile: as many multiplications for down * across outputs."""
+        return self.rows * self.columns
+
+    def __str__(self) -> str:
+        return f"f{self.down}x{self.across}_{self.height}x{self.breadth}"
+
+
+@cache
+def forms_of(kernel: tuple[int, int]) -> tuple[Form, ...]:
+    """Forms for a kernel of (rows, columns): of as many points along both axes, or along the one that has taps."""
+    height, breadth = kernel
+    if height == 1 or breadth == 1:
+        tiles = [(n - height + 1, 1) if height > 1 else (1, n - breadth + 1) for n in POINTS]
+    else:
+        tiles = [(n - height + 1, n - breadth + 1) for n in POINTS if n <= MOST_ALONG_BOTH]
+    fit = [
+        (down, across)
+        for down, across in tiles
+        if max(down, across) <= LARGEST_TILE and (down > 1 or height == 1) and (across > 1 or breadth == 1)
+    ]
+    return tuple(Form(*tile, *kernel) for tile in fit) if max(kernel) > 1 else ()
+
+
+def input_matrix(n: int) -> Matrix:
+    """B^T [n, n] by Cook and Toom from POINTS and infinity; nothing changes where there is one point."""
+    if n == 1:
+        return np.ones((1, 1))
+    points = POINTS[n]
+    rows = [np.append(np.poly([q for q in points if q != p])[::-1], 0.0) for p in points]
+    return np.array([*rows, np.poly(points)[::-1]])
+
+
+def kernel_matrix(taps: int, n: int) -> Matrix:
+    """G [n, taps], as `whole_matrix` of kernels that `weigh_kernels` has weighed: what makes it exact is in A^T."""
+    return np.ones((1, 1)) if n == 1 else whole_matrix(taps, n) * _smallest(n) ** np.arange(taps)
+
+
+def output_matrix(outputs: int, n: int) -> Matrix:
+    """A^T [outputs, n]."""
+    if n == 1:
+        return np.ones((1, 1))
+    points = POINTS[n]
+    scale = [np.prod([p - q for q in points if q != p]) for p in points] + [_smallest(n) ** (n - outputs)]
+    matrix: Matrix = _powers(points, outputs).T / np.array(scale)
+    return matrix
 
 
 def _powers(points: Sequence[float], columns: int) -> Matrix:
@@ -38,30 +107,26 @@ def _powers(points: Sequence[float], columns: int) -> Matrix:
     return np.vstack([finite, np.eye(columns)[-1]])
 
 
-def whole_matrix(m: int) -> Matrix:
-    """G for kernels that `weigh_kernels` has weighed: powers of the points, counted in the smallest: small integers."""
-    return _powers([p / _smallest(m) for p in POINTS[m]], 3)
+def whole_matrix(taps: int, n: int) -> Matrix:
+    """G [n, taps] for kernels that `weigh_kernels` has weighed: powers of the points, counted in the smallest. Small
+    integers for 4 and 6 points.
+    """
+    return _powers([p / _smallest(n) for p in POINTS[n]], taps)
 
 
-def _smallest(m: int) -> float:
-    return min(p for p in POINTS[m] if p > 0)
+def _smallest(n: int) -> float:
+    return min(p for p in POINTS[n] if p > 0)
 
 
-def weigh_kernels(weights: Array, m: int) -> Array:
-    """Kernels [out, in, 3, 3] as `whole_matrix` takes them: row and column j times the smallest point to the j-th."""
-    powers = _smallest(m) ** np.arange(3)
-    weighed: Array = (weights * np.outer(powers, powers)).astype(np.float32)
+def weigh_kernels(weights: Array, n: int) -> Array:
+    """Kernels [out, in, R, S] as `whole_matrix` takes them: row and column j times the smallest point to the j-th."""
+    rows, columns = (_smallest(n) ** np.arange(taps) for taps in weights.shape[2:])
+    weighed: Array = (weights * np.outer(rows, columns)).astype(np.float32)
     return weighed
 
 
-def transform_kernels(weights: Array, m: int) -> Array:
-    """G w G^T of kernels [out, in, 3, 3], computed in float64: float32 [points, out, in]."""
-    g = matrices(m)[1]
-    both, kernels = np.kron(g, g), weights.reshape(-1, 9)
-    points: Array = np.empty((len(both), len(kernels)), np.float32)
-
-    def transform(at: int) -> None:
-        points[:, at : at + AT_A_TIME] = both @ kernels[at : at + AT_A_TIME].T.astype(np.float64)
-
-    each(transform, range(0, len(kernels), AT_A_TIME))
-    return points.reshape(-1, *weights.shape[:2])
+def transform_kernels(form: Form, taps: Array, points: Array) -> None:
+    """G w G^T, computed in float64. `taps` [height * breadth, kernels], `points` [form.points, kernels], float32."""
+    both = np.kron(kernel_matrix(form.height, form.rows), kernel_matrix(form.breadth, form.columns))
+    for at in range(0, taps.shape[1], AT_A_TIME):
+        points[:, at : at + AT_A_TIME] = both @ taps[:, at : at + AT_A_TIME].astype(np.float64)

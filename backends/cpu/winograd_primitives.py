@@ -1,7 +1,7 @@
-"""The vocabulary of emitted kernels, part four: the transforms of Winograd's convolution F(m x m, 3 x 3).
+"""The vocabulary of emitted kernels, part four: the transforms of Winograd's convolution F(m x n, r x s).
 
-Y = A^T [(G g G^T) * (B^T d B)] A for an m x m tile of outputs from (m + 2) x (m + 2) inputs; every step works on
-vectors of channels. Source: Lavin & Gray 2016.
+Y = A^T [(G g G^T) * (B^T d B)] A for an m x n tile of outputs from (m + r - 1) x (n + s - 1) inputs; every step works
+on vectors of channels. The axes have their own matrices. Source: Lavin & Gray 2016.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numba.extending import intrinsic
 from convc.backends.cpu.primitives import F32, I64, Tile, Value, fma, literal, load_vector, pointer, splat, store_vector
 from convc.backends.cpu.tiles import tile_join, tile_parts
 from convc.backends.cpu.vecmath import const, maximum
-from convc.backends.cpu.winograd_points import Matrix, matrices, whole_matrix
+from convc.backends.cpu.winograd_points import Matrix, input_matrix, output_matrix, whole_matrix
 
 
 def _combine(builder: Any, row: Sequence[float], vectors: Sequence[Value]) -> Value:
@@ -67,47 +67,46 @@ def _times(builder: Any, matrix: Matrix, vectors: Sequence[Value]) -> list[Value
     return [done[i] if i in done else _combine(builder, row, vectors) for i, row in enumerate(matrix)]
 
 
-def _both_sides(builder: Any, matrix: Matrix, grid: Sequence[Sequence[Value]]) -> list[list[Value]]:
-    """Matrix @ grid @ matrix.T, columns first."""
-    columns = [_times(builder, matrix, [line[j] for line in grid]) for j in range(len(grid[0]))]
-    return [_times(builder, matrix, [c[i] for c in columns]) for i in range(len(matrix))]
+def _both_sides(builder: Any, down: Matrix, across: Matrix, grid: Sequence[Sequence[Value]]) -> list[list[Value]]:
+    """Down @ grid @ across.T, columns first."""
+    columns = [_times(builder, down, [line[j] for line in grid]) for j in range(len(grid[0]))]
+    return [_times(builder, across, [c[i] for c in columns]) for i in range(len(down))]
 
 
 @intrinsic(prefer_literal=True)
 def winograd_input(
-    typingctx: Any, x: Any, row: Any, v: Any, line: Any, point: Any, m: Any, apart: Any, lanes: Any
+    typingctx: Any, x: Any, row: Any, v: Any, line: Any, point: Any, rows: Any, columns: Any, apart: Any, lanes: Any
 ) -> Any:
-    """Transform the inputs at x (rows `row` bytes, columns `apart` pixels apart); write the points to v, their rows
-    `line` bytes, the points of a row `point` bytes apart.
+    """Transform `rows` x `columns` inputs at x (rows `row` bytes, columns `apart` pixels apart); write the points to v,
+    their rows `line` bytes, the points of a row `point` bytes apart.
     """
-    size, gap, width = literal(m, "m"), literal(apart, "apart"), literal(lanes, "lanes")
+    down, across = literal(rows, "rows"), literal(columns, "columns")
+    gap, width = literal(apart, "apart"), literal(lanes, "lanes")
 
     def codegen(context: Any, builder: Any, signature: Any, args: Sequence[Value]) -> Value:
-        n = size + 2
-        lines = [builder.add(args[0], builder.mul(args[1], I64(i))) for i in range(n)]
-        grid = [[load_vector(builder, line, width, j * gap * width * 4) for j in range(n)] for line in lines]
-        done = _both_sides(builder, matrices(size)[2], grid)
-        steps = [builder.mul(args[4], I64(j)) for j in range(n)]
-        for i in range(n):
+        lines = [builder.add(args[0], builder.mul(args[1], I64(i))) for i in range(down)]
+        grid = [[load_vector(builder, line, width, j * gap * width * 4) for j in range(across)] for line in lines]
+        done = _both_sides(builder, input_matrix(down), input_matrix(across), grid)
+        steps = [builder.mul(args[4], I64(j)) for j in range(across)]
+        for i in range(down):
             start = builder.add(args[2], builder.mul(args[3], I64(i)))
-            for j in range(n):
+            for j in range(across):
                 store_vector(builder, done[i][j], builder.add(start, steps[j]))
         return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 5, m, apart, lanes), codegen
+    return types.void(*[types.int64] * 5, rows, columns, apart, lanes), codegen
 
 
 @intrinsic(prefer_literal=True)
-def points_fma(typingctx: Any, tile: Any, x: Any, w: Any, line: Any, m: Any) -> Any:
-    """tile[j, t] += float at (x + (j * tiles + t) vectors) * point j of a row of the transformed kernels at w.
+def points_fma(typingctx: Any, tile: Any, x: Any, w: Any, line: Any) -> Any:
+    """tile[j, t] += float at (x + (j * tiles + t) vectors) * point j of a row of the transformed 3 x 3 kernels at w.
 
     The nine vectors at w are kernels that `weigh_kernels` has weighed. `line` is the row of points: 0 for the first and
     the last, which are rows of the kernels themselves and begin at w; else its point, counted in the smallest.
     """
-    size = literal(m, "m")
 
     def codegen(context: Any, builder: Any, signature: Any, args: Sequence[Value]) -> Value:
-        tile_value, x, w, line, _ = args
+        tile_value, x, w, line = args
         width = tile.lanes * 4
         g = [[load_vector(builder, w, tile.lanes, (3 * a + b) * width) for b in range(3)] for a in range(3)]
         kernel = g[0]
@@ -115,7 +114,7 @@ def points_fma(typingctx: Any, tile: Any, x: Any, w: Any, line: Any, m: Any) -> 
             point = builder.sitofp(line, F32)
             factors = splat(builder, point, tile.lanes), splat(builder, builder.fmul(point, point), tile.lanes)
             kernel = [fma(builder, g[1][b], factors[0], fma(builder, g[2][b], factors[1], g[0][b])) for b in range(3)]
-        points = _times(builder, whole_matrix(size), kernel)
+        points = _times(builder, whole_matrix(3, tile.rows), kernel)
         parts = tile_parts(builder, tile, tile_value)
         for index in range(len(parts)):
             at = pointer(builder, x, F32, index * width)
@@ -123,46 +122,52 @@ def points_fma(typingctx: Any, tile: Any, x: Any, w: Any, line: Any, m: Any) -> 
             parts[index] = fma(builder, factor, points[index // tile.cols], parts[index])
         return tile_join(builder, tile, parts)
 
-    return tile(tile, types.int64, types.int64, line, m), codegen
+    return tile(tile, types.int64, types.int64, line), codegen
 
 
 @intrinsic(prefer_literal=True)
-def winograd_output(typingctx: Any, source: Any, line: Any, point: Any, bias: Any, m: Any, lanes: Any) -> Any:
-    """The m x m outputs of a tile, row by row, plus the vector at `bias`, from points whose rows are `line` bytes
-    apart, the points of a row `point` bytes.
+def winograd_output(
+    typingctx: Any, source: Any, line: Any, point: Any, bias: Any, height: Any, width: Any, rows: Any, columns: Any,
+    lanes: Any,
+) -> Any:  # fmt: skip
+    """The `height` x `width` outputs of a tile, row by row, plus the vector at `bias`, from `rows` x `columns` points
+    whose rows are `line` bytes apart, the points of a row `point` bytes.
     """
-    size, width = literal(m, "m"), literal(lanes, "lanes")
-    kind = Tile(size * size, 1, width)
+    outputs = literal(height, "height"), literal(width, "width")
+    points, size = (literal(rows, "rows"), literal(columns, "columns")), literal(lanes, "lanes")
+    kind = Tile(outputs[0] * outputs[1], 1, size)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Sequence[Value]) -> Value:
-        n = size + 2
-        lines = [builder.add(args[0], builder.mul(args[1], I64(i))) for i in range(n)]
-        steps = [builder.mul(args[2], I64(j)) for j in range(n)]
-        grid = [[load_vector(builder, builder.add(line, step), width) for step in steps] for line in lines]
-        shift = load_vector(builder, args[3], width)
-        done = _both_sides(builder, matrices(size)[0], grid)
+        lines = [builder.add(args[0], builder.mul(args[1], I64(i))) for i in range(points[0])]
+        steps = [builder.mul(args[2], I64(j)) for j in range(points[1])]
+        grid = [[load_vector(builder, builder.add(line, step), size) for step in steps] for line in lines]
+        shift = load_vector(builder, args[3], size)
+        down, across = (output_matrix(m, n) for m, n in zip(outputs, points, strict=True))
+        done = _both_sides(builder, down, across, grid)
         return tile_join(builder, kind, [builder.fadd(value, shift) for line in done for value in line])
 
-    return kind(*[types.int64] * 4, m, lanes), codegen
+    return kind(*[types.int64] * 4, height, width, rows, columns, lanes), codegen
 
 
 @intrinsic(prefer_literal=True)
-def grid_store(typingctx: Any, tile: Any, y: Any, row: Any, apart: Any, rows: Any, cols: Any) -> Any:
-    """Write the first `rows` x `cols` of a square of pixels to y, rows `row` bytes, columns `apart` pixels apart."""
-    size, gap = int(np.sqrt(tile.rows)), literal(apart, "apart")
+def grid_store(typingctx: Any, tile: Any, y: Any, row: Any, across: Any, apart: Any, rows: Any, cols: Any) -> Any:
+    """Write the first `rows` x `cols` of a grid of pixels, `across` a row, to y: rows `row` bytes, columns `apart`
+    pixels apart.
+    """
+    size, gap = literal(across, "across"), literal(apart, "apart")
 
     def codegen(context: Any, builder: Any, signature: Any, args: Sequence[Value]) -> Value:
-        _, y, row, _, rows, cols = args
+        _, y, row, _, _, rows, cols = args
         parts = tile_parts(builder, tile, args[0])
-        for i in range(size):
-            for j in range(size):
-                inside = builder.and_(builder.icmp_signed(">", rows, I64(i)), builder.icmp_signed(">", cols, I64(j)))
-                with builder.if_then(inside):
-                    at = builder.add(y, builder.add(builder.mul(row, I64(i)), I64(j * gap * tile.lanes * 4)))
-                    store_vector(builder, parts[i * size + j], at)
+        for index, part in enumerate(parts):
+            i, j = divmod(index, size)
+            inside = builder.and_(builder.icmp_signed(">", rows, I64(i)), builder.icmp_signed(">", cols, I64(j)))
+            with builder.if_then(inside):
+                at = builder.add(y, builder.add(builder.mul(row, I64(i)), I64(j * gap * tile.lanes * 4)))
+                store_vector(builder, part, at)
         return context.get_dummy_value()
 
-    return types.void(tile, types.int64, types.int64, apart, types.int64, types.int64), codegen
+    return types.void(tile, types.int64, types.int64, across, apart, types.int64, types.int64), codegen
 
 
 @intrinsic(prefer_literal=True)
@@ -186,19 +191,19 @@ def grid_pool(typingctx: Any, tile: Any, largest: Any) -> Any:
 
 
 @intrinsic(prefer_literal=True)
-def grid_add(typingctx: Any, tile: Any, r: Any, row: Any, apart: Any) -> Any:
-    """Add the square of pixels at r, rows `row` bytes, columns `apart` pixels apart."""
-    size, gap = int(np.sqrt(tile.rows)), literal(apart, "apart")
+def grid_add(typingctx: Any, tile: Any, r: Any, row: Any, across: Any, apart: Any) -> Any:
+    """Add the grid of pixels at r, `across` a row: rows `row` bytes, columns `apart` pixels apart."""
+    size, gap = literal(across, "across"), literal(apart, "apart")
 
     def codegen(context: Any, builder: Any, signature: Any, args: Sequence[Value]) -> Value:
         parts = tile_parts(builder, tile, args[0])
-        for index in range(size * size):
+        for index, part in enumerate(parts):
             i, j = divmod(index, size)
             at = builder.add(args[1], builder.add(builder.mul(args[2], I64(i)), I64(j * gap * tile.lanes * 4)))
-            parts[index] = builder.fadd(parts[index], load_vector(builder, at, tile.lanes))
+            parts[index] = builder.fadd(part, load_vector(builder, at, tile.lanes))
         return tile_join(builder, tile, parts)
 
-    return tile(tile, types.int64, types.int64, apart), codegen
+    return tile(tile, types.int64, types.int64, across, apart), codegen
 
 
 @intrinsic

@@ -14,6 +14,7 @@ from convc.backends.cpu import tune
 from convc.backends.cpu.choice import Choice, Facts, candidates, few_tiles, read_choices
 from convc.backends.cpu.isa import ISAS
 from convc.backends.cpu.lower import lower_with
+from convc.backends.cpu.winograd_points import Form, forms_of
 from convc.interp import run_graph
 from convc.ir.graph import Graph
 
@@ -54,9 +55,7 @@ def test_winners_are_measured_once_and_used(folder: Path, monkeypatch: pytest.Mo
     model = convc.compile(graph, threads=1, tune=True, progress=lambda *step: told.append(step))
     layers = {name: layer for layer in tune.layers_of(model.graph, ISAS["avx512"]) for name in layer.like}
     if model.program.target == "cpu:avx512":
-        assert {name: Choice(*found) for name, found in model.program.choices.items()} == {
-            name: layer.candidates[-1] for name, layer in layers.items()
-        }
+        assert model.program.choices == {name: layer.candidates[-1].to_json() for name, layer in layers.items()}
     assert any(name.startswith("measuring ") and " s for all" in name for name, _, _ in told)
     (expected,) = run_graph(graph, {"x": X}, dtype="float64").values()
     np.testing.assert_allclose(model(X), expected, atol=1e-5 * np.abs(expected).max())
@@ -87,19 +86,24 @@ def test_a_damaged_file_costs_measuring_again(folder: Path) -> None:
 
 def test_only_tiles_of_the_instruction_set_are_read() -> None:
     isa = ISAS["avx512"]
-    found = {"a": [0, 14, 2], "b": [4, 6, 4], "c": [3, 6, 4], "d": [0, 15, 2], "e": [0, 14], "f": [0, 14.0, 2]}
-    found |= {"g": [4, 4, 1, 1], "h": [4, 5, 1, 1], "i": [0, 4, 1, 1], "j": [4, 4, 1, 2], "k": [4, 6, 4, 0]}
-    assert read_choices(found, isa) == {"a": Choice(0, 14, 2), "b": Choice(4, 6, 4), "g": few_tiles(isa, 4)}
+    f4, line = Form(4, 4, 3, 3), Form(1, 4, 1, 7)
+    found = {"a": [14, 2, 0], "b": [6, 4, 0, 4, 4, 3, 3], "c": [6, 4, 0, 3, 3, 3, 3], "d": [15, 2, 0], "e": [14, 2]}
+    found |= {"f": [14.0, 2, 0], "g": [4, 1, 1, 4, 4, 3, 3], "h": [5, 1, 1, 4, 4, 3, 3], "i": [4, 1, 1]}
+    found |= {"j": [4, 1, 2, 4, 4, 3, 3], "k": [9, 3, 0, 1, 4, 1, 7], "l": [9, 3, 1, 1, 4, 1, 7], "m": [4, 6, 4]}
+    found |= {"n": [6, 4, 0, 10**9, 4, 10**9, 3], "o": [6, 4, 0, 0, 0, 0, 0], "p": [6, 4, 0, -3, 1, 7, 1]}
+    assert read_choices(found, isa) == {
+        "a": Choice(None, 14, 2), "b": Choice(f4, 6, 4), "g": few_tiles(isa, f4), "k": Choice(line, 9, 3),
+    }  # fmt: skip
     assert read_choices([1], isa) == read_choices(None, isa) == {}
 
 
 def test_candidates_are_ranked_and_few() -> None:
     for isa in ISAS.values():
-        found = candidates(isa, Facts.of((1, 64, 28, 28), 64 // isa.lanes, 64, 9, 64 // isa.lanes, False, 1))
+        found = candidates(isa, Facts.of((1, 64, 28, 28), 64 // isa.lanes, 64, (3, 3), 64 // isa.lanes, False, 1))
         cycles = [one[1] for one in found]
-        assert 1 <= len(found) <= 5 and cycles == sorted(cycles) and found[0][0].m in {2, 4}
-        flat = candidates(isa, Facts.of((1, 64, 28, 28), 64 // isa.lanes, 64, 1, 64 // isa.lanes, True, 0))
-        assert all(one.m == 0 for one, _ in flat)
+        assert 1 <= len(found) <= 5 and cycles == sorted(cycles) and found[0][0].form in forms_of((3, 3))
+        flat = candidates(isa, Facts.of((1, 64, 28, 28), 64 // isa.lanes, 64, (1, 1), 64 // isa.lanes, True, 0))
+        assert all(one.form is None for one, _ in flat)
 
 
 def test_halos_that_come_late_are_known_to_the_choice(folder: Path) -> None:
@@ -111,8 +115,8 @@ def test_halos_that_come_late_are_known_to_the_choice(folder: Path) -> None:
     isa = ISAS["avx512"]
     program, ranked = lower_with(graph, isa)
     (kernel,) = (step.kernel for step in program.steps if step.node == "last" and step.family == "conv")
-    by_rows = candidates(isa, Facts.of((1, 96, 17, 17), 8, 128, 1, 6, False, 0))
-    flat = candidates(isa, Facts.of((1, 96, 17, 17), 8, 128, 1, 6, True, 0))
+    by_rows = candidates(isa, Facts.of((1, 96, 17, 17), 8, 128, (1, 1), 6, False, 0))
+    flat = candidates(isa, Facts.of((1, 96, 17, 17), 8, 128, (1, 1), 6, True, 0))
     assert list(ranked["last"]) == [one for one, _ in by_rows] != [one for one, _ in flat]
     assert f"_{by_rows[0][0].rows}x{by_rows[0][0].cols}" in kernel
     alone = next(layer for layer in tune.layers_of(graph, isa) if layer.node == "last")

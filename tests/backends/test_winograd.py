@@ -2,50 +2,103 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 import convc
 from convc.backends.cpu import choice, convolution, winograd_plan
 from convc.backends.cpu.isa import ISAS, Isa
-from convc.backends.cpu.winograd_points import POINTS, matrices, transform_kernels, weigh_kernels, whole_matrix
+from convc.backends.cpu.winograd_points import (
+    Form,
+    forms_of,
+    input_matrix,
+    kernel_matrix,
+    output_matrix,
+    transform_kernels,
+    weigh_kernels,
+    whole_matrix,
+)  # fmt: skip
 from convc.interp import run_graph
 from convc.ir.graph import Graph
 
+SQUARE = forms_of((3, 3))
+OTHERS = [form for size in ((5, 5), (2, 2), (4, 4), (3, 5), (1, 7), (7, 1), (1, 3), (5, 1)) for form in forms_of(size)]
+TOLERANCES = {4: 3e-6, 6: 3e-6, 8: 3e-6, 10: 1e-5}
+"""Of the largest output, by points along an axis."""
 
-def network(channels: int, out: int, padding: tuple[int, int, int, int], residual: bool, dilation: int = 1) -> Graph:
+
+def network(
+    channels: int, out: int, padding: tuple[int, int, int, int], residual: bool, dilation: int = 1,
+    kernel: tuple[int, int] = (3, 3),
+) -> Graph:  # fmt: skip
     b = convc.Builder("winograd", seed=3)
     x = b.input("x", ("N", channels, "H", "W"), nominal={"H": 9, "W": 9})
-    y = b.conv(x, out, kernel=3, padding=padding, dilation=dilation)
+    y = b.conv(x, out, kernel=kernel, padding=padding, dilation=dilation)
     if residual:
         y = b.op("relu", [b.op("add", [y, b.conv(x, out, kernel=1)])])
     return b.finish(y)
 
 
-@pytest.fixture(params=[(m, few) for m in sorted(POINTS) for few in (False, True)], ids=str)
-def always(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """F(m), for few tiles or not, wherever it can be, however long it is predicted to take: a part of its name."""
-    m, few = request.param
+def use(monkeypatch: pytest.MonkeyPatch, form: Form, few: bool) -> None:
+    """The form, for few tiles or not, wherever it can be, however long it is predicted to take."""
     every = choice.candidates.__wrapped__
     monkeypatch.setattr(choice, "WORTH", np.inf)
     monkeypatch.setattr(choice, "MOST", None)
 
     def only(isa: Isa, facts: choice.Facts) -> list[tuple[choice.Choice, float]]:
         found = every(isa, facts)
-        return [one for one in found if (one[0].m, one[0].few) == (m, few)] or found
+        return [one for one in found if (one[0].form, one[0].few) == (form, few)] or found
 
     monkeypatch.setattr(convolution, "candidates", only)
-    return f"_f{m}3_few" if few else f"_f{m}3_"
 
 
-@pytest.mark.parametrize("m", sorted(POINTS))
-def test_matrices_compute_the_convolution(m: int) -> None:
-    at, _, bt = matrices(m)
-    rng = np.random.default_rng(m)
-    d, w = rng.standard_normal((m + 2, m + 2)), rng.standard_normal((1, 1, 3, 3))
-    points = transform_kernels(w.astype(np.float64), m).reshape(m + 2, m + 2).astype(np.float64)
-    direct = np.array([[(d[i : i + 3, j : j + 3] * w[0, 0]).sum() for j in range(m)] for i in range(m)])
-    np.testing.assert_allclose(at @ (points * (bt @ d @ bt.T)) @ at.T, direct, atol=1e-6)
+@pytest.fixture(params=[(form, few) for form in SQUARE for few in (False, True)], ids=str)
+def always(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tuple[Form, bool]:
+    """Each form of 3x3 kernels, and whether for few tiles."""
+    form, few = request.param
+    use(monkeypatch, form, few)
+    return form, few
+
+
+def equals_the_interpreter(graph: Graph, channels: int, form: Form, few: bool) -> None:
+    model, team = (convc.compile(graph, threads=threads) for threads in (1, 3))
+    (step,) = (s for s in model.program.steps if s.family == "winograd")
+    assert f"_{form}_" in step.kernel and few == ("few" in step.kernel)
+    for images, height, width in ((1, 9, 9), (3, 14, 7), (2, 3, 5), (1, 40, 31)):
+        x = np.random.default_rng(height).standard_normal((images, channels, height, width)).astype(np.float32)
+        expected = next(iter(run_graph(graph, {"x": x}, dtype="float64").values()))
+        found = model(x)
+        tolerance = TOLERANCES[max(form.rows, form.columns)]
+        np.testing.assert_allclose(found, expected, atol=tolerance * np.abs(expected).max())
+        np.testing.assert_array_equal(team(x), found)
+        np.testing.assert_array_equal(model(x[-1:]), found[-1:])
+
+
+@pytest.mark.parametrize("form", [*SQUARE, *OTHERS], ids=str)
+def test_matrices_compute_the_convolution(form: Form) -> None:
+    rng = np.random.default_rng(form.points)
+    d, w = rng.standard_normal((form.rows, form.columns)), rng.standard_normal((form.height, form.breadth))
+    points = np.empty((form.points, 1), np.float32)
+    transform_kernels(form, w.reshape(-1, 1), points)
+    inputs = input_matrix(form.rows) @ d @ input_matrix(form.columns).T
+    direct = np.array(
+        [
+            [(d[i : i + form.height, j : j + form.breadth] * w).sum() for j in range(form.across)]
+            for i in range(form.down)
+        ]
+    )
+    products = points.reshape(inputs.shape).astype(np.float64) * inputs
+    found = output_matrix(form.down, form.rows) @ products @ output_matrix(form.across, form.columns).T
+    np.testing.assert_allclose(found, direct, atol=3e-6)
+
+
+def test_forms_have_as_many_points_along_both_axes() -> None:
+    assert [str(form) for form in SQUARE] == ["f2x2_3x3", "f4x4_3x3"]
+    assert [str(form) for form in forms_of((1, 7))] == ["f1x2_1x7", "f1x4_1x7"]
+    assert [str(form) for form in forms_of((3, 5))] == ["f4x2_3x5"]
+    assert not forms_of((1, 1)) and not forms_of((7, 7)) and not forms_of((11, 1))
 
 
 @pytest.mark.parametrize(
@@ -60,22 +113,36 @@ def test_matrices_compute_the_convolution(m: int) -> None:
     ],
 )
 def test_equals_the_interpreter(
-    always: str, channels: int, out: int, padding: tuple[int, int, int, int], residual: bool, dilation: int
+    always: tuple[Form, bool], channels: int, out: int, padding: tuple[int, int, int, int], residual: bool,
+    dilation: int,
+) -> None:  # fmt: skip
+    equals_the_interpreter(network(channels, out, padding, residual, dilation), channels, *always)
+
+
+@pytest.mark.parametrize(
+    ("channels", "out", "residual", "dilation"), [(33, 48, True, 1), (17, 35, False, 2)], ids=["residual", "dilated"]
+)
+@pytest.mark.parametrize("form", OTHERS, ids=str)
+def test_other_kernels_equal_the_interpreter(
+    monkeypatch: pytest.MonkeyPatch, form: Form, channels: int, out: int, residual: bool, dilation: int
 ) -> None:
-    graph = network(channels, out, padding, residual, dilation)
-    model, team = (convc.compile(graph, threads=threads) for threads in (1, 3))
-    (step,) = (s for s in model.program.steps if s.family == "winograd")
-    assert always in step.kernel and always.endswith("few") == ("few" in step.kernel)
-    for images, height, width in ((1, 9, 9), (3, 14, 7), (2, 3, 5), (1, 40, 31)):
-        x = np.random.default_rng(height).standard_normal((images, channels, height, width)).astype(np.float32)
-        expected = next(iter(run_graph(graph, {"x": x}, dtype="float64").values()))
-        found = model(x)
-        np.testing.assert_allclose(found, expected, atol=3e-6 * np.abs(expected).max())
-        np.testing.assert_array_equal(team(x), found)
-        np.testing.assert_array_equal(model(x[-1:]), found[-1:])
+    use(monkeypatch, form, False)
+    kernel = form.height, form.breadth
+    down, along = ((taps - 1) * dilation for taps in kernel)
+    # where there is a residual, outputs are as large as inputs
+    padding = (down // 2, along // 2, down - down // 2, along - along // 2) if residual else (down, along, 1, 2)
+    equals_the_interpreter(network(channels, out, padding, residual, dilation, kernel), channels, form, False)
 
 
-def test_weights_that_are_not_finite_are_not_transformed(always: str) -> None:
+def test_an_axis_with_one_tap_may_be_dilated_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    (_, form) = forms_of((5, 1))[:2]
+    use(monkeypatch, form, False)
+    b = convc.Builder("factorised", seed=0)
+    y = b.conv(b.input("x", ("N", 16, "H", "W")), 16, kernel=(5, 1), padding=(6, 0, 6, 0), dilation=(3, 1))
+    equals_the_interpreter(b.finish(y), 16, form, False)
+
+
+def test_weights_that_are_not_finite_are_not_transformed(always: tuple[Form, bool]) -> None:
     b = convc.Builder("inf", seed=0)
     w = np.ones((16, 16, 3, 3), np.float32)
     w[3, 5, 0, 0] = np.inf
@@ -84,9 +151,9 @@ def test_weights_that_are_not_finite_are_not_transformed(always: str) -> None:
     assert np.isinf(model(np.ones((1, 16, 8, 8), np.float32))[0, 3]).all()
 
 
-def test_what_is_not_finite_stays_within_its_tiles(always: str) -> None:
+def test_what_is_not_finite_stays_within_its_tiles(always: tuple[Form, bool]) -> None:
     graph = network(17, 20, (1, 1, 1, 1), False)
-    model, m = convc.compile(graph, threads=1), int(always[2])
+    model, m = convc.compile(graph, threads=1), always[0].down
     x = np.random.default_rng(0).standard_normal((2, 17, 13, 11)).astype(np.float32)
     clean = model(x)
     x[1, 16, 4, 6] = np.nan  # a tile of outputs from (i, j) on reads inputs from (i - 1, j - 1) to (i + m, j + m)
@@ -98,13 +165,14 @@ def test_what_is_not_finite_stays_within_its_tiles(always: str) -> None:
     np.testing.assert_array_equal(found[~spread], clean[~spread])
 
 
-@pytest.mark.parametrize("m", sorted(POINTS))
-def test_weighed_kernels_and_whole_factors_give_the_same_points(m: int) -> None:
-    w = np.random.default_rng(m).standard_normal((3, 5, 3, 3))
-    factors = whole_matrix(m)
+@pytest.mark.parametrize("form", SQUARE, ids=str)
+def test_weighed_kernels_and_whole_factors_give_the_same_points(form: Form) -> None:
+    w, n = np.random.default_rng(form.down).standard_normal((3, 5, 3, 3)), form.rows
+    factors = whole_matrix(3, n)
     np.testing.assert_array_equal(factors, np.rint(factors))
-    points = (factors @ weigh_kernels(w, m).astype(np.float64) @ factors.T).reshape(3, 5, -1)
-    np.testing.assert_allclose(points, transform_kernels(w, m).transpose(1, 2, 0), rtol=1e-5, atol=1e-6)
+    points = (factors @ weigh_kernels(w, n).astype(np.float64) @ factors.T).reshape(3, 5, -1)
+    g = kernel_matrix(3, n)
+    np.testing.assert_allclose(points, (g @ w @ g.T).reshape(3, 5, -1), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 7])
@@ -113,32 +181,37 @@ def test_plans_cover_all_tiles_within_the_scratch_memory(threads: int, total: in
     for isa in (ISAS["avx512"], ISAS["avx2"]):
         for blocks in (1, 4, 5, 32):
             tile = next(t for t in isa.tiles if t[1] <= blocks)
-            plan = winograd_plan.plan_blocks(isa, 4, tile, blocks, blocks * isa.lanes, blocks, total, threads)
+            plan = winograd_plan.plan_blocks(isa, SQUARE[1], tile, blocks, blocks * isa.lanes, blocks, total, threads)
             whole = blocks % tile[1] == 0  # else all strips are full: the blocks left over know no smaller one
             assert plan.tiles % tile[0] in ({0, (tile[0] + 1) // 2} if whole else {0})
             assert 1 <= plan.parts <= max(threads, 1) and plan.cycles > 0
             assert plan.parts <= -(-blocks // tile[1])
             held = 36 * plan.tiles * 2 * blocks * isa.lanes * 4
             assert plan.tiles <= tile[0] or held <= 2 * winograd_plan.MOST_BYTES
-            group = choice.few_tiles(isa, 4).rows
-            plan = winograd_plan.plan_blocks(isa, 4, (group, 1), blocks, 16, blocks, total, threads, few=True)
+            group = choice.few_tiles(isa, SQUARE[1]).rows
+            plan = winograd_plan.plan_blocks(isa, SQUARE[1], (group, 1), blocks, 16, blocks, total, threads, few=True)
             assert plan.tiles % group == 0 and 1 <= plan.parts <= min(max(threads, 1), blocks)
 
 
 def test_is_chosen_where_it_pays_and_only_there() -> None:
-    def kernels(kernel: int, channels: int, size: int, **options: int) -> set[str]:
+    def kernels(kernel: tuple[int, int], channels: int, size: int, **options: int) -> set[str]:
         b = convc.Builder("chosen", seed=0)
-        x, padding = b.input("x", (1, channels, size, size)), kernel // 2 * options.get("dilation", 1)
-        y = b.conv(x, channels, kernel=kernel, padding=padding, **options)
+        down, along = (taps // 2 * options.get("dilation", 1) for taps in kernel)
+        x = b.input("x", (1, channels, size, size))
+        y = b.conv(x, channels, kernel=kernel, padding=(down, along, down, along), **options)
         return {step.kernel for step in convc.compile(b.finish(y), threads=1).program.steps}
 
-    def is_winograd(*facts: int, **options: int) -> bool:
+    def is_winograd(*facts: Any, **options: int) -> bool:
         return any("winograd" in kernel for kernel in kernels(*facts, **options))
 
-    assert is_winograd(3, 64, 28)
-    assert is_winograd(3, 64, 28, dilation=2)
-    assert any("few" in kernel for kernel in kernels(3, 512, 7))
+    assert is_winograd((3, 3), 64, 28)
+    assert is_winograd((3, 3), 64, 28, dilation=2)
+    assert is_winograd((5, 5), 64, 28)
+    assert is_winograd((1, 7), 192, 17)
+    assert is_winograd((7, 1), 192, 17)
+    assert any("few" in kernel for kernel in kernels((3, 3), 512, 7))
     for kernel, channels, size, options in (
-        (3, 64, 28, {"stride": 2}), (3, 64, 28, {"groups": 2}), (5, 64, 28, {}), (3, 8, 28, {}),
+        ((3, 3), 64, 28, {"stride": 2}), ((3, 3), 64, 28, {"groups": 2}), ((3, 3), 8, 28, {}), ((7, 7), 64, 28, {}),
+        ((1, 1), 64, 28, {}),
     ):  # fmt: skip
         assert not is_winograd(kernel, channels, size, **options)

@@ -1,12 +1,14 @@
 """Times of networks on this machine's GPU, beside PyTorch and beside the floors of arithmetic and memory.
 
     python benchmarks/gpu.py [--networks resnet50,mobilenet_v2] [--batches 1,32,256] [--precisions float32,...]
-                             [--torch] [--torch-compile] [--json FILE]
+                             [--torch] [--torch-compile] [--json FILE] [--tune] [--winners FILE]
 
 Each figure is the median over rounds of CUDA-event times of graph replays that take turns over several inputs, each
 with memory of its own, so that nothing stays in the caches that would not. PyTorch runs the same graph with batch norms
 folded, channels last, cuDNN's own search, in a CUDA graph; `--torch-compile` adds torch.compile(mode="max-autotune"),
-which takes minutes. Without a GPU it says so and ends with code 3. Not run on a GPU yet.
+which takes minutes. `--tune` measures tiles first; `--winners FILE` does, too, and adds the winners to FILE, such as
+backends/cuda/winners_sm_90.json, the project's table for that generation of GPUs. Without a GPU it says so and ends
+with code 3. Not run on a GPU yet.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ import json
 import statistics
 import sys
 from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +29,7 @@ from convc.dims import concrete
 from convc.errors import TargetError
 from convc.interp import run_graph
 from convc.ir.graph import Graph
+from convc.model import CompiledModel
 from convc.ops import OPS
 
 PEAKS = {"H200": (4.3e12, {"float32": 67e12, "tf32": 495e12, "float16": 990e12, "bfloat16": 990e12}),
@@ -44,6 +49,8 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--torch", action="store_true")
     parser.add_argument("--torch-compile", action="store_true")
     parser.add_argument("--json")
+    parser.add_argument("--tune", action="store_true")
+    parser.add_argument("--winners")
     args = parser.parse_args(words)
     try:
         from convc.backends.cuda.driver import this_device
@@ -53,13 +60,15 @@ def main(words: Sequence[str] | None = None) -> int:
         print(f"skipped: no GPU ({error})")
         return 3
     print(f"{device.name}, {device.arch}, {device.processors} multiprocessors; milliseconds")
-    found = []
+    found, tune = [], args.tune or args.winners is not None
     for network in args.networks.split(","):
-        errors = {p: error_of(network, p) for p in args.precisions.split(",")}
+        errors = {p: error_of(network, compiled(network, p, tune)) for p in args.precisions.split(",")}
+        if args.winners:
+            keep_winners(Path(args.winners), [compiled(network, p, tune) for p in args.precisions.split(",")])
         for batch in map(int, args.batches.split(",")):
             for precision in args.precisions.split(","):
                 row: dict[str, Any] = {"network": network, "batch": batch, "precision": precision}
-                row["convc"] = time_convc(device, network, batch, precision)
+                row["convc"] = time_convc(device, compiled(network, precision, tune), batch)
                 row["error"] = errors[precision]
                 row["floor"] = floor(device.name, network, batch, precision)
                 if args.torch:
@@ -75,19 +84,32 @@ def main(words: Sequence[str] | None = None) -> int:
     return 0
 
 
-def error_of(network: str, precision: str) -> float:
+@cache
+def compiled(network: str, precision: str, tune: bool) -> CompiledModel:
+    """The network for this machine's GPU."""
+    return convc.compile(f"zoo:{network}", target="cuda", precision=precision, tune=tune)
+
+
+def keep_winners(path: Path, models: Sequence[CompiledModel]) -> None:
+    """Add what was measured for the models to a table of winners."""
+    table = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    for model in models:
+        table.update(model.program.choices)
+    path.write_text(json.dumps(table, indent=0, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def error_of(network: str, model: CompiledModel) -> float:
     """The largest error of the output against float64, of the largest output, at batch 1."""
     graph = convc.zoo.build(network, batch=1)
     (port,) = graph.inputs
     x = np.random.default_rng(0).normal(size=port.type.concrete(graph.nominal)).astype(np.float32)
     (want, *_) = run_graph(graph, {port.name: x.astype(np.float64)}, dtype="float64").values()
-    got = convc.compile(f"zoo:{network}", target="cuda", precision=precision)(x)
+    got = model(x)
     return float(np.abs(got - want).max() / np.abs(want).max())
 
 
-def time_convc(device: Any, network: str, batch: int, precision: str) -> float:
+def time_convc(device: Any, model: CompiledModel, batch: int) -> float:
     """Milliseconds of an inference."""
-    model = convc.compile(f"zoo:{network}", target="cuda", precision=precision)
     sizes = {**model.graph.nominal, "N": batch}
     replays = [model.runnable.replay(sizes) for _ in range(TURNS)]  # type: ignore[attr-defined]
     (port,) = model.graph.inputs

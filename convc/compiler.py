@@ -77,8 +77,9 @@ def compile(
     force
         Rewrite also where the target's cost model sees no gain, for experiments.
     tune
-        Measure what runs each convolution fastest on this machine, instead of predicting it. Winners are kept on disk
-        by shape, processor and version, and travel in saved files. Seconds to a minute, the first time.
+        Measure what runs each convolution fastest on this machine, instead of predicting it: on the CPU, or on the GPU
+        for target "cuda". Winners are kept on disk by shape, processor and version, and travel in saved files. Seconds
+        to a minute, the first time; a GPU's candidates have to be compiled, which takes longer.
     dump_dir
         A folder for the graph before and after each pass, the difference, and the record.
     instruments
@@ -220,10 +221,11 @@ def build_runnable(
         from convc.backends.cuda.target import CudaTarget
 
         cuda = CudaTarget(detail, options.precision)
-        if tune:
-            raise InputError("tune=True measures on a CPU", hint="leave it out: CUDA kernels are chosen by prediction")
-        given = packed if built_for == f"cuda:{cuda.arch}" else None
-        return cuda.build(graph, options.limits, progress=progress, packed=given, objects=code, edit=edit)
+        same = built_for == f"cuda:{cuda.arch}"
+        return cuda.build(
+            graph, options.limits, progress=progress, packed=packed if same else None, objects=code, edit=edit,
+            choices=choices if same else None, tune=tune,
+        )  # fmt: skip
     if options.target == "reference":
         return Reference(graph)
     raise _unknown_target(options.target)

@@ -84,12 +84,15 @@ class LockstepDevice:
     """A device whose memory is NumPy's and whose kernels run in lock step: what the runtime does is tested with it."""
 
     arch = "sm_90a"
+    name = "Lock step"
 
     def __init__(self, sources: Mapping[str, str]) -> None:
         self.sources = sources
         self.blocks: dict[int, Array] = {}
         self.loaded: list[tuple[str, int]] = []
         self.waits: list[Any] = []
+        self.clock = 0.0
+        """What events read: kernels take no time of it."""
         self._next = 1 << 20
 
     def enter(self) -> None:
@@ -137,6 +140,15 @@ class LockstepDevice:
 
     def synchronise(self, stream: Any) -> None:
         self.waits.append(stream)
+
+    def event(self) -> list[float]:
+        return [0.0]
+
+    def record(self, event: list[float], stream: Any) -> None:
+        event[0] = self.clock
+
+    def elapsed(self, first: list[float], second: list[float]) -> float:
+        return second[0] - first[0]
 
     def graph(self, nodes: Sequence[Node]) -> LockstepGraph:
         return LockstepGraph(self, nodes)

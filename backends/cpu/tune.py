@@ -8,17 +8,14 @@ with something else: in a network, a layer's weights come from memory.
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from convc.backends.aligned import aligned_bytes
+from convc.backends.choice_file import choice_file, read_choice_file, write_choice_file
 from convc.backends.cpu.build import build_objects, generator_digest, link_objects
 from convc.backends.cpu.choice import Choice, read_choices
 from convc.backends.cpu.driver import DRIVERS
@@ -56,11 +53,12 @@ class Layer:
 def tuned(graph: Graph, isa: Isa, store: Store, limits: Limits, progress: Progress | None = None) -> dict[str, Choice]:
     """The fastest choice for each convolution by name, from disk or measured now."""
     layers = layers_of(graph, isa)
-    kept = read_choices(_read(_path(store, isa)), isa)
+    file = choice_file(store, isa.name, host_processor(), generator_digest()[:16])
+    kept = read_choices(read_choice_file(file), isa)
     missing = [layer for layer in layers if layer.key not in kept and len(layer.candidates) > 1]
     if missing:
         kept.update(_measure(missing, isa, store, limits, progress))
-        _write(_path(store, isa), {key: choice.to_json() for key, choice in kept.items()})
+        write_choice_file(file, {key: choice.to_json() for key, choice in kept.items()})
     chosen = {layer: kept.get(layer.key, layer.candidates[0]) for layer in layers if layer.candidates}
     return {name: choice for layer, choice in chosen.items() for name in layer.like}
 
@@ -184,28 +182,3 @@ class _Timed:
         start = time.perf_counter()
         self._stepper.run(self._step, 1)
         return time.perf_counter() - start
-
-
-# ---- the file ----------------------------------------------------------------------------------------------------
-
-
-def _path(store: Store, isa: Isa) -> Path:
-    return store.folder.parent / "choices" / f"{isa.name}-{host_processor()}-{generator_digest()[:16]}.json"
-
-
-def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-
-
-def _write(path: Path, choices: Mapping[str, list[int]]) -> None:
-    """Replace the file, as a whole; a folder that cannot be written only costs measuring again."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".part", delete=False) as file:
-            json.dump(choices, file, indent=0, sort_keys=True)
-        os.replace(file.name, path)
-    except OSError:
-        return

@@ -7,7 +7,7 @@ ending a block costs. Its constants come from the machines' data sheets and have
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from convc.backends.cuda.compile import compile_kernel
@@ -17,7 +17,8 @@ from convc.backends.cuda.spec import ELEMENT, ConvSpec, Math, Tile
 
 __all__ = ["CANDIDATES", "Choice", "Compiled", "choices", "choose", "clocks", "examine", "machine", "survivors"]
 
-MOST_SPLITS = 16
+SPLITS = (1, 2, 3, 4, 6, 8, 12, 16)
+"""Parts of K that may be."""
 LEAST_STEPS = 4
 """Steps of K that a block must have after a split."""
 
@@ -95,17 +96,17 @@ def choices(
     where = machine(arch)
     found = []
     for tile in CANDIDATES[math]:
-        most = -(-depth // tile.bk) // LEAST_STEPS if split else 1
-        for splits in _splits(min(most, MOST_SPLITS)):
+        for splits in splits_of(tile, depth) if split else (1,):
             time = clocks(tile, math, pixels, outputs, depth, groups, splits, where)
             if time != float("inf"):
                 found.append(Choice(tile, splits, time))
     return sorted(found, key=lambda c: (c.clocks, c.splits, -c.tile.bm * c.tile.bn))
 
 
-def _splits(most: int) -> Iterator[int]:
-    yield 1
-    yield from (s for s in (2, 3, 4, 6, 8, 12, 16) if s <= most)
+def splits_of(tile: Tile, depth: int) -> list[int]:
+    """Into how many parts K may be split, so that each keeps a few steps."""
+    most = -(-depth // tile.bk) // LEAST_STEPS
+    return [splits for splits in SPLITS if splits <= max(most, 1)]
 
 
 def choose(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -15,9 +15,10 @@ from convc.backends.cuda.depthwise_conv import append_depthwise
 from convc.backends.cuda.elementwise import lower_prologue
 from convc.backends.cuda.formulas import function_of
 from convc.backends.cuda.grouping import merged
-from convc.backends.cuda.layout import CudaAssembler
+from convc.backends.cuda.layout import CudaAssembler, Layer
 from convc.backends.cuda.plan import Launch, LaunchPlan
 from convc.backends.cuda.spec import VECTOR, ConvSizes, ConvSpec, Epilogue, Math, WinogradSizes, padded
+from convc.backends.cuda.winners import Kind, Shape, Winner
 from convc.backends.cuda.winograd_conv import (
     WinogradCall,
     append_winograd,
@@ -73,8 +74,14 @@ class ConvCall:
     tables: dict[str, str]
     params: tuple[float, ...]
     arch: str
+    kind: Kind
+    winners: Mapping[str, Winner]
     winograd: WinogradCall | None = None
     """Kernels that take the call's place at sizes where they pay."""
+
+    def shape(self, pixels: int, depth: int) -> Shape:
+        """The call at some sizes as the choice sees it."""
+        return Shape(self.variants[0].spec.math, self.kind, pixels, self.outputs, depth, self.groups)
 
 
 def lower_conv2d(asm: CudaAssembler, node: Node) -> None:
@@ -205,13 +212,13 @@ def _by_lane(weights: Array, lanes: Ints) -> Array:
 
 
 def append(
-    asm: CudaAssembler, node: Node, x: Planes | Flattened, first: int, y: Planes, shape: tuple[int, int, int],
+    asm: CudaAssembler, node: Node, x: Planes | Flattened, first: int, y: Planes, by_group: tuple[int, int, int],
     weights: Callable[[], Array], offsets: tuple[tuple[int, int], ...], stride: tuple[int, int],
     padding: tuple[int, int], size: tuple[Size, ...], *, start: tuple[int, int] = (0, 0),
     every: tuple[int, int] = (1, 1), flattened: bool = False,
 ) -> None:  # fmt: skip
-    """Append a call of the kernel. `weights` makes [groups, outputs, taps, lanes]; `shape` is that without taps."""
-    groups, outputs, channels = shape
+    """Append a call of the kernel. `weights` makes [groups, outputs, taps, lanes]; `by_group` is that without taps."""
+    groups, outputs, channels = by_group
     math = MATH[asm.precision]
     activation: Activation | None = node.attrs["activation"]
     function, params = function_of(activation)
@@ -237,20 +244,31 @@ def append(
         )
     if lanes:
         tables["lanes"] = asm.pack(f"{node.name}.lanes", _lanes(math_spec, groups, outputs, order))
-    variants = []
-    for sizes in _scenarios(asm.graph):
-        pixels = concrete(y.batch, sizes) * concrete(size[0] * size[1], sizes)
-        depth = len(offsets) * channels
-        best = choice.choose(math, max(pixels, 1), outputs, max(depth, 1), groups, asm.arch, split=not scatter)
+    square = isinstance(x, Planes) and not scatter and eligible(offsets, stride, groups, math)
+    kind: Kind = "scatter" if scatter else "plain" if plain else "square" if square else "window"
+    variants, paying = [], []
+    depth, shapes = max(len(offsets) * channels, 1), {}
+    for sizes in scenarios(asm.graph):
+        pixels = max(concrete(y.batch, sizes) * concrete(size[0] * size[1], sizes), 1)
+        shape = Shape(math, kind, pixels, outputs, depth, groups)
+        shapes[shape] = sizes
+        best = asm.winners.get(shape.key) or choice.choose(
+            math, pixels, outputs, depth, groups, asm.arch, split=not scatter
+        )
         variants.append(_variant(asm, replace(math_spec, tile=best.tile, partial=best.splits > 1)))
+        if square and isinstance(x, Planes):
+            expected = _expected(x, y, sizes, channels, outputs, padding)
+            if expected.tiles and takes(expected, asm.winners, asm.arch):
+                paying.append(expected)
     transformed = None
-    if isinstance(x, Planes) and not scatter and eligible(offsets, stride, groups, math):
-        expected = [_expected(x, y, sizes, channels, outputs, padding) for sizes in _scenarios(asm.graph)]
-        transformed = append_winograd(asm, node.name, expected, end, lambda: weights().reshape(outputs, 3, 3, channels))
+    if paying:
+        transformed = append_winograd(asm, node.name, paying, end, lambda: weights().reshape(outputs, 3, 3, channels))
     call = ConvCall(
         tuple(dict.fromkeys(variants)), groups, first, channels, outputs, offsets, stride, padding, size[0], size[1],
-        start, every, tables, params, asm.arch, transformed,
+        start, every, tables, params, asm.arch, kind, asm.winners, transformed,
     )  # fmt: skip
+    for shape, sizes in shapes.items():
+        asm.layers.setdefault(shape.key, Layer(shape, call, sizes))
     reads = (x, residual) if residual is not None else (x,)
     facts: dict[str, Any] = {"call": call}
     if residual is not None and not scatter:
@@ -268,7 +286,7 @@ def _expected(
     return WinogradSizes(batch, height, width, channels, outputs, rows, columns, x.lanes, y.lanes, padding)
 
 
-def _scenarios(graph: Graph) -> list[dict[str, int]]:
+def scenarios(graph: Graph) -> list[dict[str, int]]:
     """The nominal sizes, and larger ones where they are symbols."""
     nominal = dict(graph.nominal)
     symbols = {s for node in graph.inputs for s in getattr(node.type.shape[0] if node.type.rank else 1, "symbols", ())}
@@ -305,7 +323,7 @@ def conv_launches(step: Step, bound: LaunchPlan) -> Sequence[Launch]:
     sizes, roles = _sizes(step, bound, call)
     if sizes.pixels == 0:
         return ()
-    if call.winograd is not None and takes(call.winograd, sizes, call.arch):
+    if call.winograd is not None and takes(winograd_sizes(sizes), call.winners, call.arch):
         return winograd_launches(call.winograd, winograd_sizes(sizes), roles, bound, call.arch)
     variant, splits = _best(call, sizes)
     spec, sizes = variant.spec, replace(sizes, splits=splits)
@@ -320,13 +338,16 @@ def conv_launches(step: Step, bound: LaunchPlan) -> Sequence[Launch]:
 
 
 def _best(call: ConvCall, sizes: ConvSizes) -> tuple[Variant, int]:
-    """The variant, and the parts of K, with the least time by the model."""
+    """The variant, and the parts of K: those that won for the class, else with the least time by the model."""
     where = choice.machine(call.arch)
+    winner = call.winners.get(call.shape(max(sizes.pixels, 1), max(sizes.depth, 1)).key)
     found: list[tuple[float, Variant, int]] = []
     for variant in call.variants:
         tile = variant.spec.tile
-        most = min(-(-sizes.depth // tile.bk) // choice.LEAST_STEPS, choice.MOST_SPLITS) if variant.spec.partial else 1
-        for splits in (s for s in (1, 2, 3, 4, 6, 8, 12, 16) if s <= max(most, 1)):
+        possible = choice.splits_of(tile, sizes.depth) if variant.spec.partial else [1]
+        if winner is not None and winner.tile == tile and variant.spec.partial == (winner.splits > 1):
+            return variant, max(splits for splits in possible if splits <= winner.splits)
+        for splits in possible:
             args = (variant.spec.math, sizes.pixels, call.outputs, max(sizes.depth, 1), call.groups, splits, where)
             found.append((choice.clocks(tile, *args), variant, splits))
     _, variant, splits = min(found, key=lambda one: one[0])

@@ -162,6 +162,10 @@ class Replay:
         """One inference, on the plan's stream or another."""
         self.context.graph.launch(self.context.stream if stream is None else stream)
 
+    def part(self, step: int) -> Graph:
+        """The launches of one step of the Program, as a graph of their own."""
+        return self.context.part(step)
+
 
 class _Loaded:
     """A device with the Program's functions, and its weights in one allocation."""
@@ -240,13 +244,20 @@ class _Context:
         self._first = bound.input_segment(0)
         self._bases[self._first :] = self.slots
         self._at = list(self.slots)
-        nodes = [self._node(launch, kinds) for launch, kinds in zip(bound.launches, plan.kinds, strict=True)]
-        self.graph: Graph = device.graph(nodes)
+        self.graph: Graph = device.graph(self._nodes())
         self._touched = [
             index
             for index, launch in enumerate(bound.launches)
             if any(isinstance(a, Pointer) and a.segment >= self._first for a in launch.arguments)
         ]
+
+    def part(self, step: int) -> Graph:
+        """The launches of one step, on this memory."""
+        return self._device.graph(self._nodes(step))
+
+    def _nodes(self, step: int | None = None) -> list[Node]:
+        launches = zip(self._plan.bound.launches, self._plan.kinds, strict=True)
+        return [self._node(launch, kinds) for launch, kinds in launches if step is None or launch.step == step]
 
     def _node(self, launch: Launch, kinds: Sequence[str]) -> Node:
         words = np.zeros(len(kinds), np.uint64)

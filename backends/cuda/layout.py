@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from convc.backends.assemble import Assembler, Conversions
+from convc.backends.cuda.winners import Shape, Winner
 from convc.backends.cuda.writer import ELEMENT, VECTOR
 from convc.backends.program import Buffer, Ints, Planes
 from convc.dims import Size, concrete
@@ -35,6 +37,15 @@ class Home:
     start: int
 
 
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """A convolution's call, and the shape that it has at some sizes."""
+
+    shape: Shape
+    call: Any
+    sizes: Mapping[str, int]
+
+
 class CudaAssembler(Assembler):
     """An Assembler whose values in planes are single NHWC planes."""
 
@@ -47,8 +58,12 @@ class CudaAssembler(Assembler):
         arch: str,
         conversions: Conversions,
         given: Mapping[str, Array] | None = None,
+        winners: Mapping[str, Winner] | None = None,
     ) -> None:
         super().__init__(graph, target, 0, conversions, given)
+        self.winners = winners or {}
+        self.layers: dict[str, Layer] = {}
+        """One convolution of each class of shapes."""
         self.precision = precision
         self.arch = arch
         self.storage = storage

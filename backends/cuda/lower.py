@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -19,8 +20,9 @@ from convc.backends.cuda import (
     reductions,
     resampling,
 )
-from convc.backends.cuda.layout import CudaAssembler
+from convc.backends.cuda.layout import CudaAssembler, Layer
 from convc.backends.cuda.plan import Launch, LaunchPlan
+from convc.backends.cuda.winners import Winner, project_winners
 from convc.backends.prepare import flatten_linears
 from convc.backends.program import Buffer, Ints, Plain, Program, Step
 from convc.errors import TargetError
@@ -61,26 +63,44 @@ LAUNCHES: Mapping[str, Callable[[Step, LaunchPlan], Sequence[Launch]]] = {
 
 
 def lower(
-    graph: Graph, precision: str = "float32", arch: str = "sm_90a", packed: Mapping[str, Array] | None = None
+    graph: Graph,
+    precision: str = "float32",
+    arch: str = "sm_90a",
+    packed: Mapping[str, Array] | None = None,
+    winners: Mapping[str, Winner] | None = None,
 ) -> Program:
-    """The Program of a graph; `packed` holds constants packed before for the same graph and precision.
+    """The Program of a graph; `packed` holds constants packed before for the same graph and precision, `winners` what
+    was measured for classes of shapes (without it: the project's table).
 
     Raises TargetError that names every node for which CUDA has no kernel.
     """
+    return lower_with(graph, precision, arch, packed, winners)[0]
+
+
+def lower_with(
+    graph: Graph,
+    precision: str,
+    arch: str,
+    packed: Mapping[str, Array] | None = None,
+    winners: Mapping[str, Winner] | None = None,
+) -> tuple[Program, Mapping[str, Layer]]:
+    """The Program, and one convolution of each class of shapes that it has."""
+    winners = project_winners(arch) if winners is None else winners
     missing = [node for node in graph.operators if node.op not in LOWER]
     if missing:
         listed = ", ".join(str(node) for node in missing)
         raise TargetError(f"CUDA has no kernels for {listed}", hint="use target='reference'")
     graph = flatten_linears(graph)
     storage = STORAGE[precision]
-    asm = CudaAssembler(graph, f"cuda:{arch}", precision, storage, arch, moves.conversions(storage), packed)
+    asm = CudaAssembler(graph, f"cuda:{arch}", precision, storage, arch, moves.conversions(storage), packed, winners)
     for slot, node in enumerate(graph.inputs):
         asm.buffers.append(Buffer(slot, node.name, node.type, place="input", slot=slot))
         asm.define(Plain(node.name, slot, node.type))
     asm.wanted.update(shuffled_outputs(graph))
     for node in graph.operators:
         LOWER[node.op](asm, node)
-    return asm.finish()
+    used = {key: winners[key].to_json() for key in asm.layers if key in winners}
+    return replace(asm.finish(), choices=used), asm.layers
 
 
 def shuffled_outputs(graph: Graph) -> dict[str, Ints]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from convc.backends.cuda.build import build_cubins, kernel_key
 from convc.backends.cuda.compile import ARCHITECTURES, CompiledKernel
@@ -12,6 +13,8 @@ from convc.backends.cuda.cost import CudaCost
 from convc.backends.cuda.driver import Device, this_device
 from convc.backends.cuda.executable import Executable
 from convc.backends.cuda.lower import STORAGE, lower
+from convc.backends.cuda.tune import tuned
+from convc.backends.cuda.winners import project_winners, read_winners
 from convc.backends.program import Program
 from convc.backends.store import store
 from convc.errors import InputError, TargetError
@@ -50,15 +53,21 @@ class CudaTarget:
         packed: Mapping[str, Array] | None = None,
         objects: Mapping[str, bytes] | None = None,
         edit: Callable[[str, str], str] | None = None,
+        choices: Any = None,
+        tune: bool = False,
     ) -> Executable:
-        """The executable. `packed` and `objects` (trusted, by key) come from an artifact; `edit` maps a kernel's name
-        and source to the source that is compiled. Nothing here needs a GPU; running does.
+        """The executable. `packed`, `objects` (trusted, by key) and `choices` come from an artifact; `edit` maps a
+        kernel's name and source to the source that is compiled; `tune` measures what to choose, which needs the GPU.
+        Nothing else here does; running does.
         """
+        winners = read_winners(choices) if choices is not None else project_winners(self.arch)
+        if tune:
+            winners = tuned(graph, self.precision, self.arch, self._device(), store(), limits, progress)
         kept: dict[str, bytes] = {}
         for arch in self.archs:
             if arch != self.arch and objects is None:
                 _build(lower(graph, self.precision, arch, packed), arch, kept, progress, None)
-        program = lower(graph, self.precision, self.arch, packed)
+        program = lower(graph, self.precision, self.arch, packed, winners)
         if edit is not None:
             program = replace(program, kernels={name: edit(name, one) for name, one in program.kernels.items()})
         kernels = _build(program, self.arch, kept, progress, objects)

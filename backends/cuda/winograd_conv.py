@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from convc.backends.cuda import conv, winograd
@@ -11,6 +11,7 @@ from convc.backends.cuda.layout import CudaAssembler
 from convc.backends.cuda.machines import machine
 from convc.backends.cuda.plan import Launch, LaunchPlan
 from convc.backends.cuda.spec import ConvSizes, Epilogue, Math, Tile, WinogradSizes, padded
+from convc.backends.cuda.winners import Shape, Winner
 from convc.types import Array
 
 CHUNK_BYTES = 1 << 28
@@ -35,12 +36,9 @@ def eligible(offsets: Sequence[tuple[int, int]], stride: tuple[int, int], groups
 
 
 def append_winograd(
-    asm: CudaAssembler, name: str, sizes: Sequence[WinogradSizes], end: Epilogue, weights: Callable[[], Array]
-) -> WinogradCall | None:
-    """Keep the kernels, if they pay at some of the sizes; `weights` makes [O, 3, 3, lanes]."""
-    paying = [s for s in sizes if s.tiles and winograd.pays(s, asm.arch)]
-    if not paying:
-        return None
+    asm: CudaAssembler, name: str, paying: Sequence[WinogradSizes], end: Epilogue, weights: Callable[[], Array]
+) -> WinogradCall:
+    """Keep the kernels for sizes at which they pay; `weights` makes [O, 3, 3, lanes]."""
     products = []
     for tile in dict.fromkeys(winograd.choose_tile(s, asm.arch) for s in paying):
         kernel, source = conv.emit(winograd.product_spec(tile), "cuda")
@@ -62,9 +60,11 @@ def winograd_sizes(s: ConvSizes) -> WinogradSizes:
     )  # fmt: skip
 
 
-def takes(call: WinogradCall, sizes: ConvSizes, arch: str) -> bool:
-    """Whether it pays at these sizes."""
-    return winograd.pays(winograd_sizes(sizes), arch)
+def takes(sizes: WinogradSizes, winners: Mapping[str, Winner], arch: str) -> bool:
+    """Whether it pays at these sizes: as was measured for their class, else by the model."""
+    pixels = sizes.batch * sizes.out_height * sizes.out_width
+    winner = winners.get(Shape("f32", "square", pixels, sizes.outputs, 9 * sizes.channels, 1).key)
+    return winner.winograd if winner is not None else winograd.pays(sizes, arch)
 
 
 def winograd_launches(

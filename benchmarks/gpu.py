@@ -95,7 +95,8 @@ def keep_winners(path: Path, models: Sequence[CompiledModel]) -> None:
     table = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     for model in models:
         table.update(model.program.choices)
-    path.write_text(json.dumps(table, indent=0, sort_keys=True) + "\n", encoding="utf-8")
+    lines = (f"{json.dumps(key)}: {json.dumps(table[key])}" for key in sorted(table))
+    path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 
 
 def error_of(network: str, model: CompiledModel) -> float:

@@ -135,7 +135,7 @@ class CudaDevice:
             )
         name = f"sm_{major}{minor}"
         self.arch = next((a for a in (f"{name}a", name) if a in ARCHITECTURES), name)
-        self.name = call(self.cu.cuDeviceGetName, 128, self.handle).rstrip(b"\0").decode()
+        self.name = call(self.cu.cuDeviceGetName, 128, self.handle).split(b"\0")[0].decode()
         self.context = call(self.cu.cuDevicePrimaryCtxRetain, self.handle)
         self.enter()
 

@@ -123,6 +123,14 @@ def test_attributes_by_name() -> None:
     )
 
 
+def test_sums_along_an_axis_of_unknown_size() -> None:
+    def summed(size: int | str) -> onnx.ModelProto:
+        return model([node("CumSum", "x a")], {"x": [2, size]}, {"a": np.array(1)}, opset=13)
+
+    refused(ModelError, summed("N"), "CumSum n_y: the size of axis 1 of f32[2, N] is not fixed", "input_shapes")
+    refused(LimitError, summed(1 << 20), "CumSum n_y", "sums y along 1048576 elements")
+
+
 def test_volumes() -> None:
     proto = model([node("Conv", "x w")], {"x": [1, 3, 8, 8, 8]}, {"w": floats(4, 3, 3, 3, 3)})
     refused(

@@ -1,10 +1,15 @@
-"""Importers of matrix products."""
+"""Importers of matrix products, and of what is one."""
 
 from __future__ import annotations
 
+import numpy as np
+
+from convc.dims import Dim
 from convc.errors import ModelError
 from convc.frontends.onnx.context import Call, Importer
+from convc.frontends.scales import FIX_SIZES
 from convc.ir.graph import Node
+from convc.ops.base import normal_axis
 
 
 def _transposed(call: Call, x: Node) -> Node:
@@ -55,5 +60,29 @@ def _matmul(call: Call) -> Node:
     return call.emit("matmul", a, b)
 
 
-PRODUCTS: dict[str, Importer] = {"Gemm": _gemm, "MatMul": _matmul}
+def _cumsum(call: Call) -> Node:
+    """Sums up to each element along an axis are a product with a triangle of ones."""
+    x = call.node(0)
+    axis = normal_axis(int(call.scalar(1, "axis")), x.type.rank)
+    count = x.type.shape[axis]
+    if isinstance(count, Dim):
+        raise ModelError(f"the size of axis {axis} of {x.type} is not fixed", hint=FIX_SIZES)
+    call.builder.charge(f"the sums {call.output} along {count} elements", count * count, x.type.dtype)
+    ones = np.ones((count, count), x.type.dtype.numpy)
+    beyond = 1 if call.flag("exclusive") else 0
+    taken = np.triu(ones, beyond) if call.flag("reverse") else np.tril(ones, -beyond)  # [sum, element]
+    last = [i for i in range(x.type.rank) if i != axis] + [axis]
+    moved = call.emit("transpose", x, perm=tuple(last)) if axis < x.type.rank - 1 else x
+    outer = moved.type.shape[:-1]
+    if x.type.dtype.is_float:
+        rows = call.emit("reshape", moved, shape=(1, count)) if not outer else moved
+        summed = call.emit("linear", rows, call.constant(taken))
+        summed = call.emit("reshape", summed, shape=(count,)) if not outer else summed
+    else:  # products of matrices are for floating numbers
+        each = call.emit("mul", call.emit("reshape", moved, shape=(*outer, 1, count)), call.constant(taken))
+        summed = call.emit("reduce_sum", each, axes=(len(outer) + 1,), keepdims=False)
+    return call.emit("transpose", summed, perm=tuple(np.argsort(last).tolist())) if moved is not x else summed
+
+
+PRODUCTS: dict[str, Importer] = {"Gemm": _gemm, "MatMul": _matmul, "CumSum": _cumsum}
 """By ONNX operator."""

@@ -142,6 +142,9 @@ def test_training_is_refused() -> None:
     stats = {name: np.ones(3, np.float32) for name in "gbmv"}
     nodes = [node("BatchNormalization", "x g b m v", "y r s", training_mode=1)]
     refused(ModelError, model(nodes, {"x": [1, 3, 4]}, stats), "training_mode=1", "model.eval()")
+    nodes = [node("BatchNormalization", "w g b m v", "z r s", training_mode=1), node("Add", "x r")]
+    stats["w"] = floats(1, 3, 4)
+    refused(ModelError, model(nodes, {"x": [3]}, stats), "BatchNormalization", "is not computed")
     nodes = [node("BatchNormalization", "x g b m v", "y r s t u")]
     refused(ModelError, model(nodes, {"x": [1, 3, 4]}, stats, opset=9), "running statistics are outputs")
     nodes = [node("BatchNormalization", "x g b m v", spatial=0)]

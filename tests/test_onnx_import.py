@@ -220,6 +220,17 @@ def test_batch_normalization(opset: int) -> None:
     check(model([node("BatchNormalization", "x g b m v", **attrs)], {"x": IMAGE}, stats, opset=opset), {"x": IMAGE})
 
 
+def test_weights_that_batch_normalization_standardises() -> None:
+    """As networks without norms of their own are exported: in training mode, on the weights alone."""
+    nodes = [
+        node("BatchNormalization", "w g b m v", "s r t", training_mode=1, epsilon=1e-4, momentum=1.0),
+        node("Reshape", "s shape", "k"), node("Conv", "x k"),
+    ]  # fmt: skip
+    weights = {"w": floats(1, 4, 54, seed=1), "g": floats(4, seed=2), "b": floats(4, seed=3)}
+    stats = {"m": np.zeros(4, np.float32), "v": np.ones(4, np.float32), "shape": int64(4, 6, 3, 3)}
+    check(model(nodes, {"x": IMAGE}, weights | stats), {"x": IMAGE})
+
+
 def test_layer_instance_and_group_normalization() -> None:
     affine = {"g": floats(6), "b": floats(6, seed=1)}
     check(model([node("InstanceNormalization", "x g b", epsilon=1e-3)], {"x": IMAGE}, affine), {"x": IMAGE})

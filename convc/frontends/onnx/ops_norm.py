@@ -15,19 +15,30 @@ from convc.types import DType, product
 _EVAL = "export in inference mode, as with model.eval()"
 
 
-def _batch_norm(call: Call) -> Node:
-    if call.flag("training_mode"):
+def _batch_norm(call: Call) -> list[Node | None]:
+    """In training mode of a constant alone, such as weights that are standardised: its own mean and variance."""
+    training = call.flag("training_mode")
+    if training and not call.builder.is_constant(call.node(0)):
         raise ModelError("attribute training_mode=1: statistics of the batch are not supported", hint=_EVAL)
     if not call.integer("spatial", 1):
         raise ModelError(
             "attribute spatial=0: a value for each activation is not supported", hint="export with spatial=1"
         )
-    if any(call.used(i) for i in range(1, 5)):
+    if not training and any(call.used(i) for i in range(1, 5)):
         raise ModelError("running statistics are outputs, as in training", hint=_EVAL)
     inputs = [call.node(i) for i in range(5)]
     dtype = inputs[0].type.dtype
     inputs = [n if n.type.dtype is dtype else call.emit("cast", n, to=dtype) for n in inputs]
-    return call.emit("batch_norm", *inputs, epsilon=call.real("epsilon", 1e-5))
+    if training:
+        x = inputs[0]
+        axes = tuple(axis for axis in range(x.type.rank) if axis != 1)
+        mean = call.emit("reduce_mean", x, axes=axes)
+        squares = call.emit("mul", *[call.emit("sub", x, mean)] * 2)
+        channels = (x.type.shape[1],)
+        inputs[3] = call.emit("reshape", mean, shape=channels)
+        inputs[4] = call.emit("reshape", call.emit("reduce_mean", squares, axes=axes), shape=channels)
+    y = call.emit("batch_norm", *inputs, epsilon=call.real("epsilon", 1e-5))
+    return [y, *(None for _ in call.proto.output[1:])]  # running statistics are for training
 
 
 def _layer_norm(call: Call) -> list[Node | None]:

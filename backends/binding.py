@@ -81,6 +81,7 @@ class Binding:
         self.program = program
         self.threads = threads
         self.scratch_bytes = 0
+        self._scratch_start = self._scratch_end = 0
         self.sizes = dict(sizes)
         self.memory: MemoryPlan = plan_memory(program, sizes, alignment)
         if self.memory.total > limits.arena_bytes:
@@ -108,7 +109,11 @@ class Binding:
         words: list[int] = []
         kinds: list[int] = []
         starts: list[int] = []
+        joined = False
         for step in self.program.steps:
+            # threads may be in different steps of those that run together: each has scratch memory of its own
+            self._scratch_start = self._scratch_end if joined else 0
+            self._scratch_end, joined = self._scratch_start, step.joins
             starts.append(len(words))
             for word in arguments[step.family](step, self):
                 if isinstance(word, Address):
@@ -154,8 +159,9 @@ class Binding:
     def scratch(self, count: int) -> tuple[Address, int]:
         """Memory of `count` bytes for each thread during one step, and the bytes from a thread's to the next one's."""
         every = -(-count // ALIGNMENT) * ALIGNMENT
-        self.scratch_bytes = max(self.scratch_bytes, every * self.threads)
-        return Address(SCRATCH, 0), every
+        self._scratch_end = self._scratch_start + every * self.threads
+        self.scratch_bytes = max(self.scratch_bytes, self._scratch_end)
+        return Address(SCRATCH, self._scratch_start), every
 
     def constant(self, name: str) -> Address:
         """Where a packed constant starts."""

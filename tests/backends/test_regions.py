@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,13 @@ import pytest
 from cpu_support import TARGETS, check
 
 import convc
+from convc.backends.binding import SCRATCH, Binding
+from convc.backends.cpu.lower import ARGUMENTS
 from convc.backends.cpu.regions import Run, runs_of
 from convc.frontends.builder import Builder
 from convc.ir.graph import Graph
+from convc.limits import Limits
+from convc.types import Array
 
 
 def test_runs_read_the_same_taps() -> None:
@@ -25,6 +30,11 @@ def test_runs_read_the_same_taps() -> None:
             for at in range(run.start, run.start + run.count):
                 inside = [t for t in range(taps) if 0 <= at * stride - before + t * dilation < size]
                 assert tuple(inside) == run.taps
+
+
+def weights_of(channels: int, out: int, kernel: int) -> Array:
+    random = np.random.default_rng(0)
+    return (random.standard_normal((channels, out, kernel, kernel)) / kernel / np.sqrt(channels)).astype(np.float32)
 
 
 def dilated(shape: tuple[Any, ...], channels: int, out: int, **attrs: Any) -> Graph:
@@ -73,3 +83,33 @@ def test_infinite_inputs_reach_what_reads_them_alone() -> None:
     touched = np.isnan(model(x)).any((0, 1))
     assert touched[15, 15] and touched[3, 3] and touched.sum() == 4
     np.testing.assert_array_equal(model(x)[..., ~touched], clean[..., ~touched])
+
+
+@pytest.mark.parametrize("transposed", [False, True], ids=["regions", "phases"])
+def test_steps_that_run_together_have_scratch_memory_of_their_own(transposed: bool) -> None:
+    """One thread may be a region ahead of another: sums of one and of the other must not lie in one place."""
+    b = Builder("together", seed=0)
+    x = b.input("x", (1, 640, 14, 14))
+    if transposed:
+        y = b.conv_transpose2d(b.relu(x), weights_of(640, 96, 3), stride=2, padding=1)
+    else:
+        y = b.conv(b.relu(x), 96, kernel=3, dilation=12, padding=12)
+    model = convc.compile(b.finish(y), target="cpu:portable", threads=3)
+    program = model.program
+    bound = Binding(program, {}, ARGUMENTS, Limits(), 3)
+    ends = [*bound.starts[1:], len(bound.words)]
+    together: list[tuple[int, int]] = []
+    most = 0
+    for step, start, end in zip(program.steps, bound.starts, ends, strict=True):
+        (at,) = np.flatnonzero(bound.kinds[start:end] == SCRATCH) if step.family == "conv" else (None,)
+        if at is not None:
+            first, every = bound.words[start + at : start + at + 2]
+            assert first + 3 * every <= bound.scratch_bytes
+            together.append((int(first), int(first + 3 * every)))
+        most = max(most, len(together))
+        assert all(a[1] <= b[0] for a, b in pairwise(sorted(together)))
+        together = together if step.joins else []
+    assert most >= 4
+    x0 = np.random.default_rng(0).standard_normal((1, 640, 14, 14)).astype(np.float32)
+    alone = convc.compile(model.graph, target="cpu:portable", threads=1, passes="none")
+    np.testing.assert_array_equal(model(x0), alone(x0))

@@ -17,6 +17,7 @@ import pytest
 
 from convc.cli import inputs, models, output
 from convc.cli.main import VERBS, main
+from convc.cli.output import in_options
 from convc.cli.run import describe, top_classes, write_arrays
 from convc.data import load_digits_train
 from convc.errors import InputError
@@ -82,6 +83,41 @@ def test_an_error_is_one_message_with_a_hint_and_no_trace(capsys: pytest.Capture
     assert found.err.startswith("convc: the zoo has no network 'nothing'\nHint: it has alexnet, ")
     with pytest.raises(InputError):
         main(["zoo", "nothing", "--debug"])
+
+
+@pytest.mark.parametrize(
+    ("hint", "told"),
+    [
+        (
+            'fix the sizes, as in input_shapes={"x": (1, 3, 224, 224)}',
+            "fix the sizes, as in --input-shape x:1x3x224x224",
+        ),
+        ('override it: input_shapes={"a b": (None, "N",)}', "override it: --input-shape a b:AxN"),
+        (
+            "resize the input, or compile with input_shapes=",
+            "resize the input, or compile with --input-shape NAME:SIZES",
+        ),
+        ('give it a number, as in input_shapes={"x": ...}', "give it a number, as in --input-shape NAME:SIZES"),
+        ("cast it, or use target='reference'", "cast it, or use --target reference"),
+        ("check the exporter", "check the exporter"),
+    ],
+)
+def test_hints_speak_of_options(hint: str, told: str) -> None:
+    assert in_options(hint) == told
+
+
+def test_the_hint_of_a_command_works(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import onnx
+    from onnx import TensorProto, helper
+
+    port = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 0, 4, 4])
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [port], [onnx.ValueInfoProto(name="y")])
+    path = tmp_path / "relu.onnx"
+    path.write_bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)]).SerializeToString())
+    assert main(["inspect", str(path)]) == 2
+    hint = capsys.readouterr().err.splitlines()[1]
+    assert hint.endswith("override it: --input-shape x:AxNxBxC")
+    assert main(["inspect", str(path), *hint.split(": ")[-1].split()]) == 0
 
 
 def test_an_interrupt_ends_with_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

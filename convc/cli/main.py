@@ -82,11 +82,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Error as error:
         if args.debug:
             raise
-        from convc.cli.output import clean
+        from convc.cli.output import clean, in_options
 
         print(f"convc: {clean(error.message)}", file=sys.stderr)
         if error.hint:
-            print(f"Hint: {clean(error.hint)}", file=sys.stderr)
+            print(f"Hint: {clean(in_options(error.hint))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         if args.debug:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 import textwrap
@@ -23,6 +24,20 @@ def clean(text: object) -> str:
         c if c == "\n" or unicodedata.category(c) not in {"Cc", "Cf", "Cs", "Co", "Cn"} else ascii(c)[1:-1]
         for c in str(text)
     )
+
+
+def in_options(hint: str) -> str:
+    """A hint that speaks of Python's arguments, in the words of the command line."""
+    shaped = re.sub(r'input_shapes=\{"([^"]+)": \((.*?),?\)\}', _shape_option, hint)
+    named = re.sub(r"\b(target|precision)='([^']*)'", r"--\1 \2", shaped)
+    return re.sub(r"\binput_shapes=(\{[^}]*\})?", "--input-shape NAME:SIZES", named)
+
+
+def _shape_option(found: re.Match[str]) -> str:
+    """Each size that may be anything, or is not known, becomes a letter."""
+    sizes = [part.strip().strip('"') for part in found[2].split(",")]
+    letters = iter("ABCDEFGH")
+    return f"--input-shape {found[1]}:" + "x".join(next(letters) if size == "None" else size for size in sizes)
 
 
 def say(text: object = "") -> None:

@@ -11,7 +11,7 @@ from convc.backends.assemble import Assembler
 from convc.backends.cpu.activations import FUNCTION, float32, function_of
 from convc.backends.cpu.channels import at_places
 from convc.backends.cpu.isa import Isa
-from convc.backends.cpu.maps import SCALAR, Operand, emit_plain, emit_planes, emit_scalar
+from convc.backends.cpu.maps import SCALAR, Operand, call_of, emit_plain, emit_planes, emit_scalar, run_axes
 from convc.backends.operands import scalar_operation
 from convc.backends.program import Layout, Plain, Planes
 from convc.dims import concrete
@@ -42,10 +42,7 @@ def lower_elementwise(asm: Assembler, node: Node, isa: Isa) -> None:
         return
     operands: list[Layout | Operand] = [_plain_operand(asm, name, node) for name in node.operands]
     y = asm.new_plain(node.name, node.type)
-    shapes = [_padded(o, node.type.rank) for o in operands]
-    splats = tuple(len(s) == 0 or (s[-1] == 1 and node.type.shape[-1] != 1) for s in shapes)
-    kernel = emit_plain(isa, function, splats, len(params))
-    _append(asm, node, kernel, "map_plain", operands, y, {"splats": splats, "floats": params})
+    _append_map(asm, node, isa, operands, _splats(operands, node), function, params, y)
 
 
 def lower_batch_norm(asm: Assembler, node: Node, isa: Isa) -> None:
@@ -68,16 +65,13 @@ def lower_batch_norm(asm: Assembler, node: Node, isa: Isa) -> None:
             x,
             *(_planes_constant(asm, node, v.reshape(1, -1, 1, 1), x) for v in values),
         ]
-        kernel = emit_planes(isa, "scale_shift", (False,) * 3, 0)
-        _append(asm, node, kernel, "map_planes", operands, y, {"splats": (False,) * 3, "floats": ()})
+        _append_map(asm, node, isa, operands, (False,) * 3, "scale_shift", (), y)
         return
     plain = asm.plain(node.operands[0])
     shape = (1, len(scale), *[1] * (node.type.rank - 2))
-    splats = (False, node.type.rank > 2, node.type.rank > 2)
     operands = [plain, *(Operand(asm.pack(f"{node.name}.scale", v), shape) for v in values)]
     y_plain = asm.new_plain(node.name, node.type)
-    kernel = emit_plain(isa, "scale_shift", splats, 0)
-    _append(asm, node, kernel, "map_plain", operands, y_plain, {"splats": splats, "floats": ()})
+    _append_map(asm, node, isa, operands, _splats(operands, node), "scale_shift", (), y_plain)
 
 
 def _leader(asm: Assembler, node: Node) -> Planes | None:
@@ -121,9 +115,19 @@ def _lower_planes(
         operands.append(aligned(asm, name, value, leader))
         splats.append(False)
     y = asm.new_planes(node.name, node.type, places=leader.places)
-    kernel = emit_planes(isa, function, tuple(splats), len(params))
-    _append(asm, node, kernel, "map_planes", operands, y, {"splats": tuple(splats), "floats": params})
+    _append_map(asm, node, isa, operands, tuple(splats), function, params, y)
     return True
+
+
+def _append_map(
+    asm: Assembler, node: Node, isa: Isa, operands: Sequence[Layout | Operand], splats: tuple[bool, ...], function: str,
+    params: tuple[float, ...], y: Plain | Planes,
+) -> None:  # fmt: skip
+    """Append one function of the operands, in planes where y is."""
+    calls = call_of(function, len(operands), len(params))
+    family, emit = ("map_planes", emit_planes) if isinstance(y, Planes) else ("map_plain", emit_plain)
+    facts = {"splats": splats, "floats": params, "calls": calls}
+    _append(asm, node, emit(isa, calls, splats), family, operands, y, facts)
 
 
 def _append(
@@ -158,6 +162,13 @@ def _plain_operand(asm: Assembler, name: str, node: Node) -> Layout | Operand:
     if source.op == "constant":
         return Operand(asm.pack(f"{node.name}.c", source.array), source.array.shape)
     return asm.plain(name)
+
+
+def _splats(operands: Sequence[Layout | Operand], node: Node) -> tuple[bool, ...]:
+    """Of which operands one float serves the axis that is taken by vectors."""
+    run = run_axes(node.type.shape)
+    shapes = [_padded(operand, node.type.rank)[:run] for operand in operands]
+    return tuple(len(shape) == 0 or (shape[-1] == 1 and node.type.shape[run - 1] != 1) for shape in shapes)
 
 
 def _padded(operand: Layout | Operand, rank: int) -> tuple[Any, ...]:

@@ -27,6 +27,7 @@ from convc.backends.cpu import (
     winograd_call,
 )  # fmt: skip
 from convc.backends.cpu.choice import Choice
+from convc.backends.cpu.fuse_maps import fuse_maps
 from convc.backends.cpu.isa import Isa
 from convc.backends.cpu.merge import merge_ends
 from convc.backends.cpu.places import output_places
@@ -116,6 +117,7 @@ def lower_with(
     if gaps := asm.surprises():
         asm = lowered(gaps)
     pool_behind(asm, isa)
+    fuse_maps(asm, isa)
     merge_ends(asm, isa)
     program = replace(asm.finish(), choices={name: one.to_json() for name, one in (choices or {}).items()})
     return program, asm.candidates

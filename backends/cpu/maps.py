@@ -13,6 +13,7 @@ from convc.backends.cpu.activations import float_word, write_parameters
 from convc.backends.cpu.isa import Isa
 from convc.backends.cpu.writer import Writer
 from convc.backends.program import Plain, Planes, Step
+from convc.dims import Size
 from convc.errors import TargetError
 
 RANK = 5
@@ -40,20 +41,57 @@ class Operand:
     shape: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A function of operands (0, 1, ...) and of what earlier calls gave (-1 for the first, -2 for the second, ...)."""
+
+    function: str
+    args: tuple[int, ...]
+    params: int = 0
+
+
+def call_of(function: str, operands: int, params: int) -> tuple[Call, ...]:
+    """One function of all operands."""
+    return (Call(function, tuple(range(operands)), params),)
+
+
+def _named(calls: Sequence[Call], splats: Sequence[bool]) -> str:
+    """The calls and the kinds of operands, as part of a kernel's name."""
+    kinds = "".join("s" if s else "v" for s in splats)
+    if len(calls) == 1 and calls[0].args == tuple(range(len(splats))):
+        return f"{calls[0].function}_{kinds}"
+    return "_".join([*(call.function + "".join(map(_ref, call.args)) for call in calls), kinds])
+
+
+def _ref(arg: int) -> str:
+    return f"v{arg}" if arg >= 0 else f"r{-1 - arg}"
+
+
+def _write_calls(out: Writer, calls: Sequence[Call]) -> str:
+    """The calls, but for the last, whose text is returned."""
+    first, text = 0, ""
+    for index, call in enumerate(calls):
+        parameters = "".join(f", p{first + i}" for i in range(call.params))
+        text = f"v_{call.function}({', '.join(map(_ref, call.args))}{parameters})"
+        first += call.params
+        if index < len(calls) - 1:
+            out(f"r{index} = {text}")
+    return text
+
+
 # ---- emitters ------------------------------------------------------------------------------------------------------
 
 
-def emit_planes(isa: Isa, function: str, splats: tuple[bool, ...], params: int) -> tuple[str, str]:
-    """Y = function(x0, x1, ...) on planes. A splat operand gives one float for all lanes."""
-    kinds = "".join("s" if s else "v" for s in splats)
+def emit_planes(isa: Isa, calls: Sequence[Call], splats: tuple[bool, ...]) -> tuple[str, str]:
+    """The last of the calls on x0, x1, ... in planes. A splat operand gives one float for all lanes."""
     letters = [f"{letter}{i}" for i in range(len(splats)) for letter in ("x", "planes", "image", "row", "pixel")]
     arguments = ["y", "y_planes", "count", "images", "rows", "width", "y_image", "y_row", *letters]
     out = Writer(
-        f"f32_map_{function}_{kinds}__{isa.name}",
+        f"f32_map_{_named(calls, splats)}__{isa.name}",
         arguments,
         "x, y: bases; planes: tables; the rest: sizes, byte strides",
     )
-    names = write_parameters(out, params, len(arguments), isa.lanes)
+    write_parameters(out, sum(call.params for call in calls), len(arguments), isa.lanes)
     with out.share_lines("rows", "n", "h"):
         out("to = y + load_i64(y_planes, plane) + n * y_image + h * y_row")
         for i in range(len(splats)):
@@ -61,19 +99,18 @@ def emit_planes(isa: Isa, function: str, splats: tuple[bool, ...], params: int) 
         with out.block("for w in range(width)"):
             for i, is_splat in enumerate(splats):
                 out(f"v{i} = vec_{'splat' if is_splat else 'load'}(at{i} + w * pixel{i}, {isa.lanes})")
-            out(f"vec_store(to + w * {isa.lanes * 4}, v_{function}({_listed('v', len(splats))}{names}))")
+            out(f"vec_store(to + w * {isa.lanes * 4}, {_write_calls(out, calls)})")
     return out.finish()
 
 
-def emit_plain(isa: Isa, function: str, splats: tuple[bool, ...], params: int) -> tuple[str, str]:
-    """Y = function(x0, x1, ...) on plain tensors of up to 5 axes over a run of `n` contiguous elements."""
-    kinds = "".join("s" if s else "v" for s in splats)
+def emit_plain(isa: Isa, calls: Sequence[Call], splats: tuple[bool, ...]) -> tuple[str, str]:
+    """The last of the calls on x0, x1, ..., plain tensors of up to 5 axes over a run of `n` contiguous elements."""
     letters = [f"{letter}{i}" for i in range(len(splats)) for letter in ("x", *(f"s{d}_" for d in range(RANK)))]
     arguments = ["y", "n", *(f"d{d}" for d in range(RANK)), *letters]
     out = Writer(
-        f"f32_map_plain_{function}_{kinds}__{isa.name}", arguments, "d: sizes; s: byte strides by axis and operand"
+        f"f32_map_plain_{_named(calls, splats)}__{isa.name}", arguments, "d: sizes; s: byte strides by axis and operand"
     )
-    names = write_parameters(out, params, len(arguments), isa.lanes)
+    write_parameters(out, sum(call.params for call in calls), len(arguments), isa.lanes)
     lanes = isa.lanes
     out(f"blocks = (n + {lanes - 1}) // {lanes}", "total = d0 * d1 * d2 * d3 * d4 * blocks")
     out("item = total * thread // threads", "stop = total * (thread + 1) // threads")
@@ -85,18 +122,17 @@ def emit_plain(isa: Isa, function: str, splats: tuple[bool, ...], params: int) -
             if is_splat:
                 out(f"v{i} = vec_splat(at{i}, {lanes})")
         out(f"whole = n // {lanes}", "if whole > end: whole = end")
-        call = f"v_{function}({_listed('v', len(splats))}{names})"
         with out.block("for block in range(first, whole)"):
             for i, is_splat in enumerate(splats):
                 if not is_splat:
                     out(f"v{i} = vec_load(at{i} + block * {lanes * 4}, {lanes})")
-            out(f"vec_store(to + block * {lanes * 4}, {call})")
+            out(f"vec_store(to + block * {lanes * 4}, {_write_calls(out, calls)})")
         with out.block("if end > whole"):
             out(f"at = whole * {lanes * 4}", f"count = n - whole * {lanes}")
             for i, is_splat in enumerate(splats):
                 if not is_splat:
                     out(f"v{i} = vec_load_first(at{i} + at, count, {lanes})")
-            out(f"vec_store_first(to + at, {call}, count)")
+            out(f"vec_store_first(to + at, {_write_calls(out, calls)}, count)")
     return out.finish()
 
 
@@ -117,10 +153,6 @@ def emit_scalar(isa: Isa, op: str, inputs: Sequence[str], output: str) -> tuple[
                 out(f"x{i} = get_{kind}(at{i} + i * step{i})")
             out(f"put_{output}(y + (item * n + i) * {width}, {SCALAR[op]})")
     return out.finish()
-
-
-def _listed(letter: str, count: int) -> str:
-    return ", ".join(f"{letter}{i}" for i in range(count))
 
 
 def _strided(out: Writer, count: int, base: str = "x") -> None:
@@ -164,23 +196,32 @@ def planes_arguments(step: Step, bound: Binding) -> Sequence[Word]:
     return [*words, *(float_word(p) for p in step.params["floats"])]
 
 
+def run_axes(shape: Sequence[Size]) -> int:
+    """How many axes are left of a result's shape, once those of size 1 at its end are left out."""
+    count = len(shape)
+    while count and isinstance(shape[count - 1], int) and shape[count - 1] == 1:
+        count -= 1
+    return count
+
+
 def _axes(
     step: Step, bound: Binding, widths: Sequence[int]
 ) -> tuple[Word, int, list[int], list[tuple[Word, list[int], int]]]:
     y = step.writes[0]
     assert isinstance(y, Plain)
-    shape = bound.shape(y)
+    whole = bound.shape(y)
+    shape = whole[: run_axes(y.type.shape)]
     bases: list[Word] = []
     strides: list[list[int]] = []
     for operand, width in zip(step.params["operands"], widths, strict=True):
         if isinstance(operand, Operand):
             bases.append(bound.constant(operand.packed))
-            strides.append(broadcast_strides(operand.shape, shape, width))
+            strides.append(broadcast_strides(operand.shape, whole, width)[: len(shape)])
             continue
         source = step.reads[operand]
         assert isinstance(source, Plain)
         bases.append(bound.address(source))
-        strides.append(broadcast_strides(bound.shape(source), shape, width))
+        strides.append(broadcast_strides(bound.shape(source), whole, width)[: len(shape)])
     inner = shape[-1] if shape else 1
     last = [s[-1] if len(s) else 0 for s in strides]
     sizes, merged = merge_axes(shape[:-1], [s[:-1] for s in strides])

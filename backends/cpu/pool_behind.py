@@ -9,14 +9,15 @@ from dataclasses import replace
 
 from convc.backends.assemble import Assembler
 from convc.backends.cpu import merge
+from convc.backends.cpu.flows import delivered, touching
 from convc.backends.cpu.isa import Isa
-from convc.backends.program import Planes, Step, Turned, buffers_of
+from convc.backends.program import Planes, Step, buffers_of
 
 
 def pool_behind(asm: Assembler, isa: Isa) -> None:
     """Let steps of Winograd's convolution pool what they compute, where nothing else reads it."""
-    writers, readers = _touching(asm.steps)
-    delivered = _delivered(asm)
+    writers, readers = touching(asm.steps)
+    kept = delivered(asm)
     gone: set[int] = set()
     for index, pool in enumerate(asm.steps):
         if pool.family != "pool" or not _halves(pool):
@@ -24,7 +25,7 @@ def pool_behind(asm: Assembler, isa: Isa) -> None:
         source = pool.reads[0]
         touched = buffers_of(source)
         made = {step for buffer in touched for step in writers[buffer]}
-        if len(made) != 1 or any(readers[buffer] != [index] or buffer in delivered for buffer in touched):
+        if len(made) != 1 or any(readers[buffer] != [index] or buffer in kept for buffer in touched):
             continue
         (before,) = made
         conv = asm.steps[before]
@@ -41,24 +42,6 @@ def pool_behind(asm: Assembler, isa: Isa) -> None:
         )
         gone.add(index)
     asm.steps = [step for index, step in enumerate(asm.steps) if index not in gone]
-
-
-def _touching(steps: list[Step]) -> tuple[dict[int, list[int]], dict[int, list[int]]]:
-    """The steps that write and that read each buffer."""
-    writers: dict[int, list[int]] = {}
-    readers: dict[int, list[int]] = {}
-    for index, step in enumerate(steps):
-        for found, layouts in ((writers, step.writes), (readers, step.reads)):
-            for buffer in dict.fromkeys(b for layout in layouts for b in buffers_of(layout)):
-                found.setdefault(buffer, []).append(index)
-    return writers, readers
-
-
-def _delivered(asm: Assembler) -> set[int]:
-    """Buffers that outputs lie in, under whatever name: a concatenation or a slice shares those of its parts."""
-    layouts = (layout for output in asm.graph.outputs for layout in asm.layouts(output.node))
-    inner = (layout.planes if isinstance(layout, Turned) else layout for layout in layouts)
-    return {buffer for layout in inner for buffer in buffers_of(layout)}
 
 
 def _halves(pool: Step) -> bool:

@@ -232,3 +232,21 @@ def test_batch_norm(rank: int) -> None:
         y = planes(b, "y", *shape)
         ends += [b.batch_norm(y), b.batch_norm(b.concat([y, y])), b.batch_norm(b.channel_shuffle(y, groups=19))]
     check(b.finish(ends))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("shape", [(2, 19, 1), (2, 1, 1), (1, 19, 1), (1, 1, 1), ("N", 19, 1), ("N", 19, 1, 1, 1)])
+def test_axes_of_size_one_at_the_end(shape: tuple[Any, ...], target: str) -> None:
+    b = Builder("ends", seed=4)
+    x = b.input("x", shape)
+    rows = b.constant(np.arange(1, shape[1] + 1, dtype=np.float32).reshape(1, -1, *[1] * (len(shape) - 2)))
+    one = b.constant(np.full([1] * len(shape), 0.5, np.float32))
+    ends = [
+        b.batch_norm(x),
+        x * rows,
+        x - one,
+        b.op("pow", [b.op("abs", [x]), one]),
+        b.op("reduce_sum", [x], axes=(1,)) / x,
+    ]
+    for images in (1, 3) if shape[0] == "N" else (1,):
+        check(b.finish(ends), target=target, **({"N": images} if shape[0] == "N" else {}))

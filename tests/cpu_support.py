@@ -11,7 +11,8 @@ from support import random_inputs
 import convc
 from convc.backends.binding import SLACK
 from convc.backends.cpu import isa
-from convc.interp import run_graph
+from convc.backends.cpu.executable import STEP_BYTES, _Context
+from convc.interp import bind_sizes, run_graph
 from convc.ir.graph import Graph
 from convc.model import CompiledModel
 from convc.types import Array
@@ -77,3 +78,24 @@ def clear_halos(bound: Any, arena: Any, steps: Iterable[int]) -> None:
     for index in steps:
         for begin, end in halos(bound, index):
             arena[begin:end] = 0
+
+
+def run_in_order(model: CompiledModel, given: Mapping[str, Array], order: Iterable[int]) -> dict[str, Array]:
+    """The model's threads one after the other, in that order, between each wait of all for all.
+
+    Between waits no thread may depend on what another does, so orders must not differ: one that does is a race.
+    """
+    executable: Any = model.runnable
+    inputs = [given[node.name] for node in model.graph.inputs]
+    plan = executable.plan(bind_sizes(model.graph.inputs, {name: array.shape for name, array in given.items()}))
+    outputs = [np.empty(shape, dtype) for shape, dtype in plan.outputs]
+    context = _Context(plan)
+    context.point_at(inputs, outputs)
+    context._steps[:, 2] = 0  # nobody waits: each goes alone
+    first = 0
+    for last in [*np.flatnonzero(plan.waits).tolist(), len(plan.waits) - 1]:
+        for thread in order:
+            address = context.steps_address + STEP_BYTES * first
+            executable._driver.walk(address, last + 1 - first, 0, thread, executable.threads)
+        first = last + 1
+    return {output.name: array for output, array in zip(model.graph.outputs, outputs, strict=True)}

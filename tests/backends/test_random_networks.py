@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from cpu_support import TARGETS, assert_close, check, expected_outputs
+from cpu_support import TARGETS, assert_close, check, expected_outputs, run_in_order
 from support import random_inputs
 
 import convc
@@ -188,5 +188,10 @@ def test_random_networks(seed: int) -> None:
     for target, passes in runs:
         model = convc.compile(graph, target=target, passes=passes, threads=1 + seed % 2)
         assert_close(model.run(inputs), expected, graph, 1e-4)
+    team = convc.compile(graph, threads=3)
+    alone = team.run(inputs)
+    for order in ((0, 1, 2), (2, 1, 0)):
+        for name, array in run_in_order(team, inputs, order).items():
+            np.testing.assert_array_equal(array, alone[name])
     if "N" in graph.nominal:
         check(graph, N=3, tolerance=1e-4)

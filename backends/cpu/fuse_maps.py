@@ -91,7 +91,7 @@ def _fused(first: Step, second: Step) -> Step:
         layout = None if isinstance(operand, Operand) else step.reads[operand]
         for index, known in enumerate(operands):
             same = known is operand if layout is None else not isinstance(known, Operand) and reads[known] is layout
-            if same and splats[index] == is_splat:
+            if same:
                 return index
         if layout is not None:
             reads.append(layout)

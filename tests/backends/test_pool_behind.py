@@ -128,3 +128,19 @@ def test_few_tiles_are_pooled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lower, "pool_behind", lambda asm, isa: None)
     x = np.random.default_rng(0).standard_normal((1, 512, 8, 8)).astype(np.float32)
     np.testing.assert_array_equal(model(x), convc.compile(graph, threads=1)(x))
+
+
+@pytest.mark.parametrize("kernel", [(7, 1), (1, 7), (5, 5)])
+def test_tiles_of_other_kernels(kernel: tuple[int, int]) -> None:
+    """Tiles that are one pixel wide hold no window; those of 5x5 kernels hold one."""
+    b = convc.Builder("others", seed=4)
+    x = b.input("x", ("N", 96, "H", "W"), nominal={"H": 17, "W": 17})
+    y = b.relu(b.conv(x, 96, kernel=kernel, padding=(kernel[0] // 2, kernel[1] // 2) * 2))
+    graph = b.finish(b.max_pool2d(y, kernel=2, stride=2))
+    model = convc.compile(graph, threads=1)
+    families = [step.family for step in model.program.steps]
+    assert "winograd" in families and ("pool" in families) == (1 in kernel)
+    for height, width in ((17, 17), (8, 13)):
+        given = np.random.default_rng(height).standard_normal((2, 96, height, width)).astype(np.float32)
+        expected = next(iter(run_graph(graph, {"x": given}, dtype="float64").values()))
+        np.testing.assert_allclose(model(given), expected, atol=1e-5 * np.abs(expected).max())

@@ -142,6 +142,18 @@ def test_an_axis_with_one_tap_may_be_dilated_otherwise(monkeypatch: pytest.Monke
     equals_the_interpreter(b.finish(y), 16, form, False)
 
 
+@pytest.mark.parametrize("kernel", [(3, 3), (5, 5), (3, 5)])
+def test_axes_that_are_dilated_apart_have_no_form(kernel: tuple[int, int]) -> None:
+    b = convc.Builder("apart", seed=0)
+    y = b.conv(b.input("x", (1, 64, 28, 28)), 64, kernel=kernel, padding=(2, 4, 2, 4), dilation=(1, 2))
+    graph = b.finish(y)
+    model = convc.compile(graph, threads=1)
+    assert "winograd" not in {step.family for step in model.program.steps}
+    x = np.random.default_rng(0).standard_normal((1, 64, 28, 28)).astype(np.float32)
+    (expected,) = run_graph(graph, {"x": x}, dtype="float64").values()
+    np.testing.assert_allclose(model(x), expected, atol=3e-6 * np.abs(expected).max())
+
+
 def test_weights_that_are_not_finite_are_not_transformed(always: tuple[Form, bool]) -> None:
     b = convc.Builder("inf", seed=0)
     w = np.ones((16, 16, 3, 3), np.float32)

@@ -399,7 +399,7 @@ def test_compile_then_run_in_processes_of_their_own(small: str, tmp_path: Path) 
     words = ("run", "small.convc", "--input", "x.npy", "--output", "y.npz", "--top", "2")
     found = in_process_of_its_own(*words, cwd=tmp_path)
     assert found.returncode == 0, found.stderr
-    assert "scores, image 1" in found.stdout
+    assert "scores, image 1" in found.stdout and found.stderr == "convc: wrote y.npz\n"
     expected = run_graph(read_source(small), {"x": x})["scores"]
     with np.load(tmp_path / "y.npz") as arrays:
         np.testing.assert_allclose(arrays["scores"], expected, atol=1e-4 * np.abs(expected).max())

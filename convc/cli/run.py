@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from convc.cli import inputs, models
-from convc.cli.output import print_json, say, table
+from convc.cli.output import note, print_json, say, table
 from convc.errors import InputError
 from convc.files import atomic_write
 from convc.types import Array
@@ -47,6 +47,7 @@ def run(args: argparse.Namespace) -> int:
     seconds = time.perf_counter() - start
     if args.output:
         write_arrays(args.output, outputs)
+        note(f"wrote {args.output}")
     top = {name: top_classes(value, args.top, labels) for name, value in outputs.items()} if args.top else {}
     if args.json:
         facts = {name: describe(value) for name, value in outputs.items()}

@@ -61,12 +61,22 @@ def _ahead(
         if (
             other.family == step.family
             and "calls" in other.params
-            and _is_whole(other.writes[0], source, step.writes[0])
+            and _reads_whole(step, other.writes[0])
             and len(other.params["calls"]) + len(step.params["calls"]) <= MOST_CALLS
             and len(other.params["operands"]) + len(step.params["operands"]) - 1 <= MOST_OPERANDS
         ):
             return before
     return None
+
+
+def _reads_whole(step: Step, written: Layout) -> bool:
+    """Whether the step reads the value as it was written wherever it reads it: no part of it, in no other order."""
+    touched = set(buffers_of(written))
+    return all(
+        not is_splat and _is_whole(written, step.reads[operand], step.writes[0])
+        for operand, is_splat in zip(step.params["operands"], step.params["splats"], strict=True)
+        if not isinstance(operand, Operand) and touched.intersection(buffers_of(step.reads[operand]))
+    )
 
 
 def _is_whole(written: Layout, read: Layout, result: Layout) -> bool:

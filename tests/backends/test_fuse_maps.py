@@ -91,6 +91,21 @@ def test_what_another_reads_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
     assert any("addv0v1_mul" in kernel for kernel in kernels)
 
 
+@pytest.mark.parametrize("target", TARGETS)
+def test_what_is_read_in_another_order_too_is_written(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Channels of the same value, permuted by whole planes, and one of them for all."""
+    b = Builder("orders", seed=1)
+    x = b.input("x", ("N", 6, 7, 5))
+    y = b.op("silu", [b.conv(x, 32, kernel=1)])
+    z = b.op("tanh", [b.conv(x, 32, kernel=1)])
+    halves = b.concat(
+        [b.op("slice", [y], axis=1, start=16, stop=32), b.op("slice", [y], axis=1, start=0, stop=16)], axis=1
+    )
+    graph = b.finish({"turned": y * halves, "first": z * b.op("slice", [z], axis=1, start=0, stop=1)})
+    for images in (1, 2):
+        both(graph, target, monkeypatch, N=images)
+
+
 def test_kernels_stay_small(monkeypatch: pytest.MonkeyPatch) -> None:
     b = Builder("long", seed=1)
     y = b.conv(b.input("x", ("N", 6, 7, 5)), 16, kernel=1)

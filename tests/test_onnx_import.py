@@ -220,6 +220,15 @@ def test_batch_normalization(opset: int) -> None:
     check(model([node("BatchNormalization", "x g b m v", **attrs)], {"x": IMAGE}, stats, opset=opset), {"x": IMAGE})
 
 
+@pytest.mark.parametrize("axis", [0, 1, -1])
+@pytest.mark.parametrize("attrs", [{}, {"exclusive": 1}, {"reverse": 1}, {"exclusive": 1, "reverse": 1}], ids=str)
+def test_cumsum_keeps_what_is_not_finite_where_it_belongs(axis: int, attrs: dict[str, Any]) -> None:
+    x = floats(3, 5, 4)
+    x[1, 2, 1], x[2, 0, 3] = np.inf, np.nan
+    check(model([node("CumSum", "x a", **attrs)], {"x": x}, {"a": np.array(axis)}, opset=14), {"x": x})
+    check(model([node("CumSum", "x a", **attrs)], {"x": floats(7)}, {"a": np.array(0)}, opset=14), {"x": floats(7)})
+
+
 def test_weights_that_batch_normalization_standardises() -> None:
     """As networks without norms of their own are exported: in training mode, on the weights alone."""
     nodes = [

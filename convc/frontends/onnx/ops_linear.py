@@ -1,4 +1,4 @@
-"""Importers of matrix products, and of what is one."""
+"""Importers of matrix products and of sums along an axis."""
 
 from __future__ import annotations
 
@@ -61,26 +61,24 @@ def _matmul(call: Call) -> Node:
 
 
 def _cumsum(call: Call) -> Node:
-    """Sums up to each element along an axis are a product with a triangle of ones."""
+    """Sums up to each element along an axis: of all, with those that do not count left out. What is not finite stays
+    out of the sums before it, which a product with zeros and ones would not see to.
+    """
     x = call.node(0)
     axis = normal_axis(int(call.scalar(1, "axis")), x.type.rank)
     count = x.type.shape[axis]
     if isinstance(count, Dim):
         raise ModelError(f"the size of axis {axis} of {x.type} is not fixed", hint=FIX_SIZES)
     call.builder.charge(f"the sums {call.output} along {count} elements", count * count, x.type.dtype)
-    ones = np.ones((count, count), x.type.dtype.numpy)
     beyond = 1 if call.flag("exclusive") else 0
-    taken = np.triu(ones, beyond) if call.flag("reverse") else np.tril(ones, -beyond)  # [sum, element]
+    every = np.ones((count, count), bool)
+    counted = np.triu(every, beyond) if call.flag("reverse") else np.tril(every, -beyond)  # [sum, element]
     last = [i for i in range(x.type.rank) if i != axis] + [axis]
     moved = call.emit("transpose", x, perm=tuple(last)) if axis < x.type.rank - 1 else x
     outer = moved.type.shape[:-1]
-    if x.type.dtype.is_float:
-        rows = call.emit("reshape", moved, shape=(1, count)) if not outer else moved
-        summed = call.emit("linear", rows, call.constant(taken))
-        summed = call.emit("reshape", summed, shape=(count,)) if not outer else summed
-    else:  # products of matrices are for floating numbers
-        each = call.emit("mul", call.emit("reshape", moved, shape=(*outer, 1, count)), call.constant(taken))
-        summed = call.emit("reduce_sum", each, axes=(len(outer) + 1,), keepdims=False)
+    rows = call.emit("reshape", moved, shape=(*outer, 1, count))
+    kept = call.emit("where", call.constant(counted), rows, call.scalar_like(x, 0))
+    summed = call.emit("reduce_sum", kept, axes=(len(outer) + 1,), keepdims=False)
     return call.emit("transpose", summed, perm=tuple(np.argsort(last).tolist())) if moved is not x else summed
 
 

@@ -131,6 +131,11 @@ def test_sums_along_an_axis_of_unknown_size() -> None:
     refused(LimitError, summed(1 << 20), "CumSum n_y", "sums y along 1048576 elements")
 
 
+def test_a_product_with_an_axis_of_unknown_size() -> None:
+    proto = model([node("MatMul", "x w")], {"x": [2, "K"]}, {"w": floats(3, 4)})
+    refused(ModelError, proto, "MatMul n_y", "f32[2, K], expected 3 at its last axis", "fix the sizes of x")
+
+
 def test_volumes() -> None:
     proto = model([node("Conv", "x w")], {"x": [1, 3, 8, 8, 8]}, {"w": floats(4, 3, 3, 3, 3)})
     refused(

@@ -20,7 +20,9 @@ def _infer_linear(types: Types, attrs: Attrs) -> TensorType:
     static_size(w.shape[0], "rows of w")
     expect_nonzero(w, (0, 1), "w")
     if not x.rank or x.shape[-1] != w.shape[1]:
-        raise ModelError(f"x is {x}, expected {w.shape[1]} at its last axis", hint="w is [O, I]; flatten x first")
+        fixed = not x.rank or isinstance(x.shape[-1], int)
+        hint = "w is [O, I]; flatten x first" if fixed else "w is [O, I]; fix the sizes of x with input_shapes="
+        raise ModelError(f"x is {x}, expected {w.shape[1]} at its last axis", hint=hint)
     out = TensorType(x.dtype, (*x.shape[:-1], w.shape[0]))
     check_epilogue(out, w.shape[0], types, attrs)
     return out

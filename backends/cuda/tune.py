@@ -20,7 +20,7 @@ from convc.backends.choice_file import choice_file, read_choice_file, write_choi
 from convc.backends.cuda import choice
 from convc.backends.cuda.build import build_cubins
 from convc.backends.cuda.driver import Device
-from convc.backends.cuda.executable import Executable
+from convc.backends.cuda.executable import Executable, Replay
 from convc.backends.cuda.layout import Layer
 from convc.backends.cuda.lower import lower_with
 from convc.backends.cuda.winners import Shape, Winner, read_winners
@@ -106,6 +106,7 @@ def _times(executable: Executable, layers: Mapping[str, Layer], timer: _Timer) -
         try:
             replay = executable.replay(sizes)
             replay.launch()
+            timer.wait_for(replay)
         except (TargetError, LimitError):
             if sizes == executable.program.nominal:
                 raise
@@ -124,6 +125,10 @@ class _Timer:
         self._stream = device.stream()
         self._flushed = device.allocate(FLUSH_BYTES)
         self._events = device.event(), device.event()
+
+    def wait_for(self, replay: Replay) -> None:
+        """What runs on another stream would be timed, too."""
+        self._device.synchronise(replay.context.stream)
 
     def seconds(self, graph: Any) -> float:
         """The median of several launches."""

@@ -43,6 +43,15 @@ class Clock(LockstepDevice):
         super().__init__({})
         self.takes, self.room = takes, room
         self.timed: list[str] = []
+        self.ran_and_waited = False
+
+    def record(self, event: list[float], stream: Any) -> None:
+        assert self.ran_and_waited, "what runs on other streams must have ended"
+        super().record(event, stream)
+
+    def synchronise(self, stream: Any) -> None:
+        super().synchronise(stream)
+        self.ran_and_waited = bool(self.timed)
 
     def execute(self, node: Node) -> None:
         self.timed.append(node.function)

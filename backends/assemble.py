@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from convc.backends.aligned import aligned
+from convc.backends.halo import Halo
 from convc.backends.program import (
     Buffer,
     Flattened,
-    Halo,
     Ints,
     Layout,
     Plain,
@@ -201,8 +201,7 @@ class Assembler:
                     self._grow(first, self._halos.pop(other))
 
     def _grow(self, root: int, halo: Halo) -> None:
-        top, left, bottom, right = self._halos.get(root, (0, 0, 0, 0))
-        self._halos[root] = (max(top, halo[0]), max(left, halo[1]), max(bottom, halo[2]), max(right, halo[3]))
+        self._halos[root] = self._halos.get(root, Halo()) | halo
 
     def need_halo(self, planes: Planes, halo: Halo) -> None:
         """Ask for at least this many zero rows and columns around a value."""
@@ -220,8 +219,7 @@ class Assembler:
         return found if any(gap != found[node] for node, (_, gap) in self._expected.items()) else {}
 
     def _gap(self, x: Planes) -> bool:
-        _, left, _, right = self._halos.get(self._root(self.buffers[x.planes[0][0]].group), (0, 0, 0, 0))
-        return bool(left or right)
+        return self._halos.get(self._root(self.buffers[x.planes[0][0]].group), Halo()).beside
 
     def join(self, name: str, parts: Sequence[Planes]) -> Planes:
         """The concatenation of values along their channels: a list of their planes.
@@ -314,13 +312,13 @@ class Assembler:
         self._deliver()
         self._write_in_place()
         self._make_packed()
-        halos = {b.group: self._halos.get(self._root(b.group), (0, 0, 0, 0)) for b in self.buffers if b.is_planes}
+        halos = {b.group: self._halos.get(self._root(b.group), Halo()) for b in self.buffers if b.is_planes}
         steps: list[Step] = []
         cleared: set[int] = set()
         for step in self.steps:
             for index in (i for layout in step.writes for i in buffers_of(layout)):
                 buffer = self.buffers[index]
-                if buffer.is_planes and any(halos[buffer.group]) and index not in cleared:
+                if buffer.is_planes and halos[buffer.group] and index not in cleared:
                     cleared.add(index)
                     steps.append(self._conversions.clear_halo(self, buffer))
             steps.append(step)

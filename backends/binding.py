@@ -184,7 +184,7 @@ class Binding:
         if key in self._geometries:
             return self._geometries[key]
         buffers = self.program.buffers
-        halo = self.program.halos[buffers[planes.planes[0][0]].group]
+        halo = self.program.sides(planes.planes[0][0], self.sizes)
         top, left, bottom, right = halo
         images, height, width = self.size(planes.batch), self.size(planes.height), self.size(planes.width)
         pixel = planes.lanes * buffers[planes.planes[0][0]].element

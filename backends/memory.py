@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from convc.backends.program import Buffer, Halo, Program, buffers_of
+from convc.backends.halo import Sides
+from convc.backends.program import Buffer, Program, buffers_of
 from convc.dims import concrete
 
 ALIGNMENT = 64
@@ -16,7 +17,7 @@ over what another core holds: 80 us of a network that starts from 100 numbers.
 """
 
 
-def plane_bytes(buffer: Buffer, halo: Halo, sizes: Mapping[str, int]) -> int:
+def plane_bytes(buffer: Buffer, halo: Sides, sizes: Mapping[str, int]) -> int:
     """Bytes from one plane of a buffer to the next: a multiple of 64 that is no multiple of 4096.
 
     Planes that start a multiple of 4096 apart fall into the same sets of the first-level cache.
@@ -28,7 +29,7 @@ def plane_bytes(buffer: Buffer, halo: Halo, sizes: Mapping[str, int]) -> int:
     return size + ALIGNMENT if size % PAGE == 0 and size else size
 
 
-def buffer_bytes(buffer: Buffer, halo: Halo, sizes: Mapping[str, int]) -> int:
+def buffer_bytes(buffer: Buffer, halo: Sides, sizes: Mapping[str, int]) -> int:
     """Bytes of a buffer, halo included."""
     if buffer.is_planes:
         return buffer.count * plane_bytes(buffer, halo, sizes)
@@ -68,7 +69,7 @@ def plan_memory(program: Program, sizes: Mapping[str, int], alignment: int = ALI
     """
     lives = lifetimes(program)
     need = {
-        index: -(-buffer_bytes(b, program.halos.get(b.group, (0, 0, 0, 0)), sizes) // alignment) * alignment
+        index: -(-buffer_bytes(b, program.sides(index, sizes), sizes) // alignment) * alignment
         for index, b in enumerate(program.buffers)
         if index in lives
     }
@@ -100,7 +101,7 @@ def clean_halos(program: Program, sizes: Mapping[str, int], plan: MemoryPlan) ->
     shapes: dict[int, tuple[object, ...]] = {}
     for index, offset in plan.offsets.items():
         buffer = program.buffers[index]
-        halo = program.halos.get(buffer.group, (0, 0, 0, 0))
+        halo = program.sides(index, sizes)
         spans[index] = offset, offset + buffer_bytes(buffer, halo, sizes)
         shapes[index] = offset, halo, buffer.count, buffer.lanes, buffer.element, *buffer.type.concrete(sizes)
     clears: dict[tuple[object, ...], list[int]] = {}

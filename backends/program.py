@@ -16,12 +16,12 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from convc.backends.halo import Halo, Sides
 from convc.dims import Size
 from convc.ir.graph import Graph
 from convc.types import Array, TensorType
 
 Ints = npt.NDArray[np.int64]
-Halo = tuple[int, int, int, int]  # top, left, bottom, right
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +156,10 @@ class Program:
     nominal: Mapping[str, int]
     choices: Mapping[str, Any] = field(default_factory=dict)
     """What selection was told for nodes by name, as JSON; otherwise it predicts."""
+
+    def sides(self, buffer: int, sizes: Mapping[str, int]) -> Sides:
+        """Rows and columns of zeros around the planes of a buffer."""
+        return self.halos.get(self.buffers[buffer].group, Halo()).bind(sizes)
 
     def __str__(self) -> str:
         lines = [f"program {self.name} for {self.target}: {len(self.steps)} steps, {len(self.kernels)} kernels"]

@@ -63,7 +63,7 @@ def halos(bound: Any, index: int) -> Iterator[tuple[int, int]]:
     """First and last byte in the arena of each run of the halo that a step clears."""
     planes = bound.program.steps[index].writes[0]
     g = bound.geometry(planes)
-    top, left, bottom, right = bound.program.halos[bound.program.buffers[planes.planes[0][0]].group]
+    top, left, bottom, right = bound.program.sides(planes.planes[0][0], bound.sizes)
     for start in (SLACK + g.planes - top * g.row - left * g.pixel).tolist():
         for image in range(g.images):
             at = start + image * g.image

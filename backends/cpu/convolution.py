@@ -28,6 +28,7 @@ from convc.backends.cpu.conv_window import row_of_taps, windowed
 from convc.backends.cpu.isa import Isa
 from convc.backends.cpu.prologue import lower_prologue
 from convc.backends.cpu.regions import Run, regions_of
+from convc.backends.halo import Halo, reach
 from convc.backends.operands import constant_of, transposed_taps
 from convc.backends.program import Ints, Planes
 from convc.dims import Size, concrete
@@ -83,9 +84,11 @@ def lower_conv2d(asm: Assembler, node: Node, isa: Isa) -> None:
     if choice is not None and choice.form is not None:
         _append_winograd(asm, node, isa, choice, x, residual, channels, weights)
         return
-    asm.need_halo(x, (top, left, bottom, right))
     taps, order = make_taps(x, channels, pixels, breadth)
     y = asm.new_planes(node.name, node.type, places=channels.places)
+    below = reach(x.height, y.height, stride[0], height, dh, top)
+    beyond = reach(x.width, y.width, stride[1], breadth, dw, left)
+    asm.need_halo(x, Halo.of(top, left, below, beyond))
     packed = weights.reshape(out, -1)
     tile = (choice.rows, choice.cols) if choice is not None else None
     _append(asm, node, isa, x, y, residual, channels, taps, order, packed, step, stride, flat, tile=tile)
@@ -196,14 +199,9 @@ def lower_conv_transpose2d(asm: Assembler, node: Node, isa: Isa) -> None:
             )
             if 0 not in size:
                 phases.append((a, b, [(r, s, dy, dx) for r, dy in rows for s, dx in cols], size))
-    nominal = asm.graph.nominal
     for index, (a, b, pixels, size) in enumerate(phases):
-        halo = [0, 0, 0, 0]
         for _, _, dy, dx in pixels:
-            below = concrete(size[0] + dy - x.height, nominal)
-            beyond = concrete(size[1] + dx - x.width, nominal)
-            halo = [max(h, v) for h, v in zip(halo, (-dy, -dx, below, beyond), strict=True)]
-        asm.need_halo(x, (halo[0], halo[1], halo[2], halo[3]))
+            asm.need_halo(x, Halo.of(-dy, -dx, size[0] + dy - x.height, size[1] + dx - x.width))
         taps, order = make_taps(x, channels, pixels, breadth)
         order = order if pixels else np.zeros((len(channels.inputs), 0), np.int64)
         _append(

@@ -223,7 +223,7 @@ def clear_halo_arguments(step: Step, bound: Binding) -> Sequence[Word]:
     planes = step.writes[0]
     assert isinstance(planes, Planes)
     g = bound.geometry(planes)
-    top, left, bottom, right = bound.program.halos[bound.program.buffers[planes.planes[0][0]].group]
+    top, left, bottom, right = bound.program.sides(planes.planes[0][0], bound.sizes)
     starts = g.planes - top * g.row - left * g.pixel
     count = 0 if bound.is_clean(step) else len(starts)
     return [

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -15,18 +17,48 @@ from convc.ir.graph import Node
 
 LEAST = "-1e999"
 """Minus infinity as a literal."""
+MOST_TAPS = 64
+"""Of a window whose columns are written out in the kernel."""
 ARGUMENTS = [
     "x", "y", "x_planes", "y_planes", "count", "images", "rows", "width", "out_rows", "out_width", "x_image", "x_row",
     "y_image", "y_row", "kh", "kw", "sh", "sw", "dh", "dw", "top", "left", "bottom", "right",
 ]  # fmt: skip
 
 
-def emit_pool(isa: Isa, kind: str) -> tuple[str, str]:
-    """Max or average over windows. `average_padded` counts the padding (but nothing beyond it) as zeros."""
-    out = Writer(f"f32_pool_{kind}__{isa.name}", ARGUMENTS, "x, y: bases of planes; sizes; byte strides; window")
-    pixel = isa.lanes * 4
-    out(f"none = vec_of({LEAST if kind == 'max' else '0.0'}, {isa.lanes})")
-    out("first = (left + sw - 1) // sw", "inside = (width + left - (kw - 1) * dw - 1) // sw + 1")
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What a kernel knows of its windows: rows and columns, pixels from one to the next, and between their taps."""
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    dilation: tuple[int, int]
+
+    @staticmethod
+    def of(attrs: Mapping[str, Any]) -> Window | None:
+        """Of a pooling's attributes; None where it has more taps than are written out."""
+        kernel, stride, dilation = (attrs[name] for name in ("kernel", "stride", "dilation"))
+        return Window(kernel, stride, dilation) if kernel[0] * kernel[1] <= MOST_TAPS else None
+
+    def __str__(self) -> str:
+        facts = "x".join(map(str, self.kernel)) + "_s" + "x".join(map(str, self.stride))
+        return facts + ("_d" + "x".join(map(str, self.dilation)) if self.dilation != (1, 1) else "")
+
+
+def emit_pool(isa: Isa, kind: str, window: Window | None) -> tuple[str, str]:
+    """Max or average over windows. `average_padded` counts the padding (but nothing beyond it) as zeros.
+
+    Windows that reach beyond the sides take tap by tap what lies inside. Between them, where `window` is given, a
+    column is reduced once for all windows of a row that it lies in, and windows are columns reduced.
+    """
+    name = f"f32_pool_{kind}" + (f"_{window}" if window else "")
+    out = Writer(f"{name}__{isa.name}", ARGUMENTS, "x, y: bases of planes; sizes; byte strides; window")
+    out(f"none = vec_of({LEAST if kind == 'max' else '0.0'}, {isa.lanes})", "first = inside = out_width")
+    if window is not None:
+        for names, values in (("kh, kw", window.kernel), ("sh, sw", window.stride), ("dh, dw", window.dilation)):
+            out(f"{names} = {values[0]}, {values[1]}")
+        out("first = (left + sw - 1) // sw", "inside = (width + left - (kw - 1) * dw - 1) // sw + 1")
+        out("if first > out_width: first = out_width", "if inside > out_width: inside = out_width")
+        out("if inside < first: inside = first")
     with out.share_lines("out_rows", "n", "oy"):
         out("top_y = oy * sh - top")
         out(
@@ -35,34 +67,84 @@ def emit_pool(isa: Isa, kind: str) -> tuple[str, str]:
             "if r1 > kh: r1 = kh",
         )
         out(
-            "source = x + load_i64(x_planes, plane) + n * x_image",
+            "source = x + load_i64(x_planes, plane) + n * x_image + (top_y + r0 * dh) * x_row",
             "to = y + load_i64(y_planes, plane) + n * y_image + oy * y_row",
         )
-        with out.block("for ox in range(out_width)"):
-            out("left_x = ox * sw - left", "s0 = 0", "s1 = kw")
-            with out.block("if ox < first or ox >= inside"):
-                out(
-                    "s0 = 0 if left_x >= 0 else (dw - 1 - left_x) // dw",
-                    "s1 = (width - left_x + dw - 1) // dw",
-                    "if s1 > kw: s1 = kw",
-                )
-            out("acc = none")
-            with out.block("for r in range(r0, r1)"):
-                out(f"at = source + (top_y + r * dh) * x_row + (left_x + s0 * dw) * {pixel}")
-                with out.block("for s in range(s0, s1)"):
-                    out(
-                        f"acc = v_{'max' if kind == 'max' else 'add'}(acc, vec_load(at, {isa.lanes}))",
-                        f"at += dw * {pixel}",
-                    )
-            if kind == "average":
-                out("cells = (r1 - r0) * (s1 - s0)")
-            elif kind == "average_padded":
-                out("h = (rows + bottom - top_y + dh - 1) // dh", "if h > kh: h = kh")
-                out("v = (width + right - left_x + dw - 1) // dw", "if v > kw: v = kw", "cells = h * v")
-            if kind != "max":
-                out(f"acc = v_mul(acc, vec_of(1.0 / cells, {isa.lanes}))")
-            out(f"vec_store(to + ox * {pixel}, acc)")
+        if kind == "average_padded":
+            out("h = (rows + bottom - top_y + dh - 1) // dh", "if h > kh: h = kh")
+        with out.block("for side in range(2)"):
+            out("begin, end = (inside, out_width) if side else (0, first)")
+            with out.block("for ox in range(begin, end)"):
+                _by_taps(out, isa, kind)
+        if window is not None:
+            cells = {"average": "(r1 - r0) * kw", "average_padded": "h * kw"}
+            if kind in cells:
+                out(f"share = vec_of(1.0 / ({cells[kind]}), {isa.lanes})")
+            with out.block("if r1 - r0 == kh"):
+                _by_columns(out, isa, kind, window, all_rows=True)
+            with out.block("else"):
+                _by_columns(out, isa, kind, window, all_rows=False)
     return out.finish()
+
+
+def _by_taps(out: Writer, isa: Isa, kind: str) -> None:
+    """The output at ox: every tap by itself, clipped."""
+    pixel = isa.lanes * 4
+    out(
+        "left_x = ox * sw - left",
+        "s0 = 0 if left_x >= 0 else (dw - 1 - left_x) // dw",
+        "s1 = (width - left_x + dw - 1) // dw",
+        "if s1 > kw: s1 = kw",
+        "acc = none",
+    )
+    with out.block("for r in range(r0, r1)"):
+        out(f"at = source + (r - r0) * dh * x_row + (left_x + s0 * dw) * {pixel}")
+        with out.block("for s in range(s0, s1)"):
+            out(f"acc = {'v_max' if kind == 'max' else 'v_add'}(acc, vec_load(at, {isa.lanes}))", f"at += dw * {pixel}")
+    if kind == "average":
+        out("cells = (r1 - r0) * (s1 - s0)")
+    elif kind == "average_padded":
+        out("v = (width + right - left_x + dw - 1) // dw", "if v > kw: v = kw", "cells = h * v")
+    if kind != "max":
+        out(f"acc = v_mul(acc, vec_of(1.0 / cells, {isa.lanes}))")
+    out(f"vec_store(to + ox * {pixel}, acc)")
+
+
+def _by_columns(out: Writer, isa: Isa, kind: str, window: Window, *, all_rows: bool) -> None:
+    """The outputs of windows within the sides. Columns that the next window has, too, stay in registers."""
+    (height, breadth), across, pixel = window.kernel, window.stride[1], isa.lanes * 4
+    kept = max(breadth - across, 0) if window.dilation[1] == 1 else 0
+    out(f"at = source + (first * sw - left) * {pixel}")
+
+    def column(index: int) -> None:
+        place = f"at + {index} * dw * {pixel}"
+        if all_rows:
+            loads = [f"vec_load({place} + {r} * dh * x_row, {isa.lanes})" for r in range(height)]
+            out(f"c{index} = {_reduced(kind, loads)}")
+            return
+        out(f"c{index} = none", f"place = {place}")
+        with out.block("for r in range(r0, r1)"):
+            out(f"c{index} = {_reduced(kind, [f'c{index}', f'vec_load(place, {isa.lanes})'])}", "place += dh * x_row")
+
+    for index in range(kept):
+        column(index)
+    with out.block("for ox in range(first, inside)"):
+        for index in range(kept, breadth):
+            column(index)
+        found = _reduced(kind, [f"c{index}" for index in range(breadth)])
+        out(f"vec_store(to + ox * {pixel}, {found if kind == 'max' else f'v_mul({found}, share)'})")
+        out(*(f"c{index} = c{index + across}" for index in range(kept)), f"at += sw * {pixel}")
+
+
+def _reduced(kind: str, values: Sequence[str]) -> str:
+    """The largest, or else the sum, of values in their order."""
+    found, rest = values[0], list(values[1:])
+    while rest:
+        if kind == "max" and len(rest) > 1:
+            found, rest = f"v_max_of_three({rest[0]}, {rest[1]}, {found})", rest[2:]
+        else:
+            found, rest = f"v_{'max' if kind == 'max' else 'add'}({found}, {rest[0]})", rest[1:]
+    return found
 
 
 def emit_global(isa: Isa, kind: str) -> tuple[str, str]:
@@ -99,7 +181,7 @@ def lower_pool(asm: Assembler, node: Node, isa: Isa) -> None:
     x = _with_channels(asm.planes(str(node.inputs[0])))
     y = asm.new_planes(node.name, node.type, places=x.places)
     kind = "max" if node.op == "max_pool2d" else "average_padded" if node.attrs["count_include_pad"] else "average"
-    asm.step(emit_pool(isa, kind), "pool", node.name, (x,), (y,), {"window": node.attrs})
+    asm.step(emit_pool(isa, kind, Window.of(node.attrs)), "pool", node.name, (x,), (y,), {"window": node.attrs})
     asm.define(y)
 
 

@@ -83,8 +83,7 @@ def _reads_gaps(program: Program, step: Step) -> bool:
     """Whether there is a halo beside the rows that a step reads."""
     x = step.reads[0]
     assert isinstance(x, Planes)
-    _, left, _, right = program.halos[program.buffers[x.planes[0][0]].group]
-    return bool(left or right)
+    return program.halos[program.buffers[x.planes[0][0]].group].beside
 
 
 def _key(graph: Graph, node: Node, gaps: bool) -> str:

@@ -8,6 +8,7 @@ NaN passes through every function; max and min return NaN where either operand i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -59,6 +60,13 @@ def maximum(builder: Any, a: Value, b: Value) -> Value:
     """The larger; NaN where either is NaN."""
     larger = builder.select(builder.fcmp_ordered(">", a, b), a, b)
     return builder.select(builder.fcmp_unordered("uno", a, a), a, larger)
+
+
+def maximum_of_three(builder: Any, a: Value, b: Value, c: Value) -> Value:
+    """The largest; NaN where one is NaN: one comparison finds it in a or b, and c, compared last, passes it on."""
+    inner = builder.select(builder.fcmp_ordered(">", b, c), b, c)
+    largest = builder.select(builder.fcmp_ordered(">", a, inner), a, inner)
+    return builder.select(builder.fcmp_unordered("uno", a, b), const(a, math.nan), largest)
 
 
 def minimum(builder: Any, a: Value, b: Value) -> Value:
@@ -263,7 +271,8 @@ FUNCTIONS: dict[str, tuple[int, Callable[..., Value]]] = {
     "hard_sigmoid": (3, _hard_sigmoid), "prelu": (2, _leaky_relu),
     "add": (2, lambda b, x, y: b.fadd(x, y)), "sub": (2, lambda b, x, y: b.fsub(x, y)),
     "mul": (2, lambda b, x, y: b.fmul(x, y)), "div": (2, lambda b, x, y: b.fdiv(x, y)),
-    "max": (2, maximum), "min": (2, minimum), "pow": (2, _binary_llvm("pow")), "mod": (2, _modulo),
+    "max": (2, maximum), "max_of_three": (3, maximum_of_three), "min": (2, minimum),
+    "pow": (2, _binary_llvm("pow")), "mod": (2, _modulo),
     "fmod": (2, lambda b, x, y: b.frem(x, y)),
     "scale_shift": (3, fma),
 }  # fmt: skip

@@ -20,6 +20,7 @@ from convc.backends.cpu.winograd import WORDS, WinogradSpec, streams_of
 from convc.backends.cpu.winograd_few import FewSpec
 from convc.backends.cpu.winograd_plan import ceil_div, part_blocks, plan_blocks, tile_grid, tiles_in
 from convc.backends.cpu.winograd_points import Form, forms_of, transform_kernels, weigh_kernels
+from convc.backends.halo import Halo
 from convc.backends.program import Ints, Planes, Step
 from convc.dims import Size, concrete
 from convc.ir.graph import Node
@@ -35,6 +36,12 @@ def apart_of(node: Node, kernel: tuple[int, int], groups: int) -> int:
     if groups > 1 or node.attrs["stride"] != (1, 1) or len(apart) != 1 or not forms_of(kernel):
         return 0
     return int(apart.pop())
+
+
+def _overhang(size: Size, tile: int, apart: int) -> Size:
+    """Rows or columns that tiles of outputs reach beyond the last."""
+    tiles = ((size + apart - 1) // apart + tile - 1) // tile
+    return tiles * (tile * apart) - size
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,8 +73,8 @@ def append(
     assert form is not None
     apart = apart_of(node, (form.height, form.breadth), 1)
     top, left, bottom, right = node.attrs["padding"]
-    below, beyond = (apart * tile - 1 for tile in (form.down, form.across))
-    asm.need_halo(x, (top, left, bottom + below, right + beyond))
+    below, beyond = _overhang(y.height, form.down, apart), _overhang(y.width, form.across, apart)
+    asm.need_halo(x, Halo.of(top, left, bottom + below, right + beyond))
     blocks = channels.group_blocks
     inputs = order[0, :, 0]
     epilogue = residual is not None, activation, len(params)

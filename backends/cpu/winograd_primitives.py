@@ -181,9 +181,9 @@ def grid_pool(typingctx: Any, tile: Any, largest: Any) -> Any:
         pooled = []
         for i in range(0, size, 2):
             for j in range(0, size, 2):
-                value, *others = (parts[(i + a) * size + j + b] for a in (0, 1) for b in (0, 1))
-                for other in others:
-                    value = maximum(builder, value, other) if most else builder.fadd(value, other)
+                columns = [[parts[(i + a) * size + j + b] for a in (0, 1)] for b in (0, 1)]
+                both = [maximum(builder, *c) if most else builder.fadd(*c) for c in columns]
+                value = maximum(builder, *both) if most else builder.fadd(*both)
                 pooled.append(value if most else builder.fmul(value, const(value, 0.25)))
         return tile_join(builder, kind, pooled)
 

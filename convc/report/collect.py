@@ -116,7 +116,7 @@ def _memory(program: Program, plan: MemoryPlan) -> dict[str, Any]:
     buffers = []
     for index in sorted(plan.offsets, key=lambda i: (plan.lives[i], i)):
         buffer = program.buffers[index]
-        halo = program.halos.get(buffer.group, (0, 0, 0, 0))
+        halo = program.sides(index, program.nominal)
         buffers.append(
             {
                 "name": buffer.name,
@@ -138,14 +138,12 @@ def _totals(model: CompiledModel, plan: MemoryPlan) -> dict[str, int]:
     def ports(found: tuple[tuple[str, Any], ...]) -> int:
         return sum(concrete(type.elements, sizes) * type.dtype.bytes for _, type in found)
 
-    halos = program.halos
-    none = (0, 0, 0, 0)
     return {
         "weights": sum(concrete(n.type.elements, {}) * n.type.dtype.bytes for n in model.graph.constants),
         "packed": sum(array.nbytes for array in program.packed.values()),
         "arena": plan.total,
         "buffers": sum(
-            buffer_bytes(program.buffers[i], halos.get(program.buffers[i].group, none), sizes) for i in plan.offsets
+            buffer_bytes(program.buffers[i], program.sides(i, sizes), sizes) for i in plan.offsets
         ),
         "inputs": ports(program.inputs),
         "outputs": ports(program.outputs),

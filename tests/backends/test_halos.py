@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cpu_support import halos
+from cpu_support import check, halos
 
 import convc
 from convc import zoo
+from convc.backends.halo import Sides
+from convc.backends.program import Planes, Step
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v2", "densenet121", "dcgan"])
@@ -25,3 +27,24 @@ def test_halos_that_are_not_cleared_are_zero(name: str) -> None:
             if index in clean:
                 assert not any(arena[begin:end].any() for begin, end in halos(bound, index)), index
             stepper.run(index, 1)
+
+
+def test_a_halo_has_what_windows_touch_at_each_size_and_no_more() -> None:
+    b = convc.Builder("halos", seed=1)
+    x = b.input("x", ("N", 32, "H", "W"), nominal={"H": 56, "W": 56})
+    y = b.conv(b.conv(x, 32, kernel=1), 32, kernel=3, padding=1, name="tiled")
+    graph = b.finish(b.conv(b.conv(y, 32, kernel=1), 32, kernel=3, stride=2, padding=1, name="strided"))
+    model = convc.compile(graph, threads=1, passes="none")
+    program = model.program
+    tiled, strided = (next(step for step in program.steps if step.node == name) for name in ("tiled", "strided"))
+    down, across = (tiled.params["call"].spec.form.down, tiled.params["call"].spec.form.across)
+
+    def sides(step: Step, size: int) -> Sides:
+        (layout,) = step.reads
+        assert isinstance(layout, Planes)
+        return program.sides(layout.planes[0][0], {"N": 1, "H": size, "W": size})
+
+    for size in (4, 7, 9, 56, 57, 58, 59):
+        assert sides(tiled, size) == (1, 1, 1 + -size % down, 1 + -size % across)
+        assert sides(strided, size) == (1, 1, size % 2, size % 2)
+        check(graph, N=1, H=size, W=size)

@@ -21,17 +21,47 @@ POOLS: list[dict[str, Any]] = [
     {"kernel": (2, 2), "stride": (3, 3), "padding": (1, 1, 1, 1), "ceil_mode": True},
     {"kernel": (3, 3), "stride": (2, 2), "dilation": (2, 1), "padding": (0, 2, 4, 0), "ceil_mode": True},
     {"kernel": (3, 3), "stride": (3, 3), "padding": (2, 2, 2, 2), "ceil_mode": True},
+    {"kernel": (1, 3), "padding": (0, 1, 0, 1)}, {"kernel": (3, 1), "stride": (2, 1)}, {"kernel": (4, 4)},
+    {"kernel": (5, 5), "stride": (1, 2), "padding": (2, 2, 2, 2)},
+    {"kernel": (13, 5), "stride": (1, 2), "padding": (6, 2, 6, 2)},
 ]  # fmt: skip
+TARGET = [TARGETS[0], *(pytest.param(target, marks=pytest.mark.slow) for target in TARGETS[1:])]
 
 
 @pytest.mark.parametrize("window", POOLS, ids=str)
-def test_pools(window: dict[str, Any]) -> None:
+@pytest.mark.parametrize("target", TARGET)
+def test_pools(target: str, window: dict[str, Any]) -> None:
     b = Builder("pools", seed=1)
-    x = b.input("x", (3, 19, 7, 5))
+    x = b.input("x", ("N", 19, "H", "W"))
     y = b.conv(x, 19, kernel=3)
     ends = [b.max_pool2d(y, **window), b.max_pool2d(x, **window)]
     ends += [b.avg_pool2d(y, count_include_pad=padded, **window) for padded in (False, True)]
-    check(b.finish(ends))
+    graph = b.finish(ends)
+    for images, height, width in ((3, 7, 5), (1, 8, 24), (2, 13, 7)):
+        if all(_fits(window, axis, size) for axis, size in enumerate((height, width))):
+            check(graph, target=target, N=images, H=height, W=width)
+
+
+def _fits(window: dict[str, Any], axis: int, size: int) -> bool:
+    """Whether one window at least lies within the padding."""
+    reach = (window["kernel"][axis] - 1) * window.get("dilation", (1, 1))[axis] + 1
+    padding = window.get("padding", (0, 0, 0, 0))
+    return bool(size + padding[axis] + padding[axis + 2] >= reach)
+
+
+@pytest.mark.parametrize("window", POOLS, ids=str)
+def test_what_is_not_finite_reaches_every_window_that_it_lies_in_and_no_other(window: dict[str, Any]) -> None:
+    b = Builder("pools", seed=1)
+    x = b.input("x", ("N", 16, "H", "W"))
+    means = (b.avg_pool2d(x, count_include_pad=padded, **window) for padded in (False, True))
+    graph = b.finish([b.max_pool2d(x, **window), *means])
+    rng = np.random.default_rng(2)
+    for share in (0.02, 0.3):
+        values = rng.standard_normal((4, 16, 13, 14)).astype(np.float32)
+        for special in (np.nan, np.inf, -np.inf):
+            values[rng.random(values.shape) < share] = special
+        with np.errstate(invalid="ignore"):
+            check(graph, {"x": values})
 
 
 def test_pools_of_negative_numbers_do_not_see_the_padding() -> None:

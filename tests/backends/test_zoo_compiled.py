@@ -83,8 +83,8 @@ def test_buffers_that_live_together_do_not_overlap(name: str) -> None:
     bound = Binding(program, graph.nominal, ARGUMENTS, Limits())
     memory = bound.memory
     starts = sorted((offset, index) for index, offset in memory.offsets.items())
-    ends = {i: o + buffer_bytes(program.buffers[i], program.halos.get(program.buffers[i].group, (0, 0, 0, 0)),
-                                graph.nominal) for i, o in memory.offsets.items()}  # fmt: skip
+    sides = {i: program.sides(i, graph.nominal) for i in memory.offsets}
+    ends = {i: o + buffer_bytes(program.buffers[i], sides[i], graph.nominal) for i, o in memory.offsets.items()}
     assert max(ends.values()) <= memory.total
     for position, (_, one) in enumerate(starts):
         for offset, other in starts[position + 1 :]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from convc.backends.memory import ALIGNMENT, MemoryPlan, clean_halos, plan_memory, plane_bytes
+from convc.backends.memory import ALIGNMENT, MemoryPlan, clean_halos, plan_memory, strides_of
 from convc.backends.program import Flattened, Ints, Plain, Planes, Program, Step
 from convc.dims import Size, concrete
 from convc.errors import LimitError
@@ -184,15 +184,12 @@ class Binding:
         if key in self._geometries:
             return self._geometries[key]
         buffers = self.program.buffers
-        halo = self.program.sides(planes.planes[0][0], self.sizes)
-        top, left, bottom, right = halo
+        first = planes.planes[0][0]
+        sides = self.program.sides(first, self.sizes)
         images, height, width = self.size(planes.batch), self.size(planes.height), self.size(planes.width)
-        pixel = planes.lanes * buffers[planes.planes[0][0]].element
-        row = (width + left + right) * pixel
-        image = (height + top + bottom) * row
-        inside = top * row + left * pixel
-        strides = {b: plane_bytes(buffers[b], halo, self.sizes) for b in planes.buffers}
-        offsets = [self.memory.offsets[b] + i * strides[b] + inside for b, i in planes.planes]
+        strides = {b: strides_of(buffers[b], sides, self.sizes) for b in planes.buffers}
+        offsets = [self.memory.offsets[b] + strides[b].ahead + i * strides[b].plane for b, i in planes.planes]
+        pixel, row, image = planes.lanes * buffers[first].element, strides[first].row, strides[first].image
         found = Geometry(images, height, width, pixel, row, image, np.array(offsets, np.int64))
         self._geometries[key] = found
         return found

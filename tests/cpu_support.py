@@ -64,13 +64,14 @@ def halos(bound: Any, index: int) -> Iterator[tuple[int, int]]:
     planes = bound.program.steps[index].writes[0]
     g = bound.geometry(planes)
     top, left, bottom, right = bound.program.sides(planes.planes[0][0], bound.sizes)
-    for start in (SLACK + g.planes - top * g.row - left * g.pixel).tolist():
+    for start in (SLACK + g.planes).tolist():
         for image in range(g.images):
-            at = start + image * g.image
-            for row in range(g.height + top + bottom):
-                whole = not top <= row < top + g.height
-                yield at + row * g.row, at + row * g.row + (g.row if whole else left * g.pixel)
-                yield at + (row + 1) * g.row - (g.row if whole else right * g.pixel), at + (row + 1) * g.row
+            for row in range(-top, g.height + bottom):
+                at = start + image * g.image + row * g.row
+                yield at - left * g.pixel, at
+                yield at + g.width * g.pixel, at + (g.width + right) * g.pixel
+                if not 0 <= row < g.height:
+                    yield at, at + g.width * g.pixel
 
 
 def clear_halos(bound: Any, arena: Any, steps: Iterable[int]) -> None:

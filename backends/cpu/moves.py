@@ -12,6 +12,7 @@ from convc.backends.binding import Binding, Word
 from convc.backends.cpu.isa import Isa
 from convc.backends.cpu.pack import append_pack, append_unpack
 from convc.backends.cpu.writer import Writer
+from convc.backends.memory import strides_of
 from convc.backends.program import Buffer, Plain, Planes, Step, Turned
 from convc.dims import Size
 from convc.types import Array
@@ -59,18 +60,18 @@ def _with_zero(out: Writer) -> Kernel:
 
 
 def emit_clear_halo(isa: Isa) -> Kernel:
-    """Zero the rows and columns around the planes of a buffer."""
-    arguments = ["y", "planes", "count", "images", "rows", "row_bytes", "image", "top", "bottom", "left", "right"]
-    out = Writer(
-        f"f32_clear_halo__{isa.name}", arguments, "y: base of planes; planes: offsets of first halo pixels; bytes"
-    )
-    with out.share_lines("rows", "n", "row"):
-        out("at = y + load_i64(planes, plane) + n * image + top + row * row_bytes")
-        out("zero_bytes(at, left)", "zero_bytes(at + row_bytes - right, right)")
-        with out.block("if row == 0"):
-            out("zero_bytes(at - top, top)")
-        with out.block("if row == rows - 1"):
-            out("zero_bytes(at + row_bytes, bottom)")
+    """Zero what is ahead of the first plane of a buffer, and between rows, images and planes."""
+    arguments = ["y", "planes", "count", "images", "rows", "row_bytes", "image", "width_bytes", "plane", "ahead"]
+    out = Writer(f"f32_clear_halo__{isa.name}", arguments, "y: base of planes; planes: offsets of pixels; bytes")
+    with out.share_lines("rows", "n", "row", plane="index"):
+        out("start = y + load_i64(planes, index)", "end = start + (n + 1) * image")
+        with out.block("if n == images - 1"):
+            out("end = start + plane")
+        with out.block("if row < rows - 1"):
+            out("end = start + n * image + (row + 1) * row_bytes")
+        out("at = start + n * image + row * row_bytes + width_bytes", "zero_bytes(at, end - at)")
+        with out.block("if index + n + row == 0"):
+            out("zero_bytes(start - ahead, ahead)")
     return out.finish()
 
 
@@ -223,12 +224,12 @@ def clear_halo_arguments(step: Step, bound: Binding) -> Sequence[Word]:
     planes = step.writes[0]
     assert isinstance(planes, Planes)
     g = bound.geometry(planes)
-    top, left, bottom, right = bound.program.sides(planes.planes[0][0], bound.sizes)
-    starts = g.planes - top * g.row - left * g.pixel
-    count = 0 if bound.is_clean(step) else len(starts)
+    buffer = planes.planes[0][0]
+    strides = strides_of(bound.program.buffers[buffer], bound.program.sides(buffer, bound.sizes), bound.sizes)
+    count = 0 if bound.is_clean(step) else len(g.planes)
     return [
-        bound.arena, bound.table(starts), count, g.images, g.height, g.row, g.image, top * g.row, bottom * g.row,
-        left * g.pixel, right * g.pixel,
+        bound.arena, bound.table(g.planes), count, g.images, g.height, g.row, g.image, g.width * g.pixel, strides.plane,
+        strides.ahead,
     ]  # fmt: skip
 
 

@@ -27,7 +27,9 @@ class Writer(Lines):
             yield
 
     @contextmanager
-    def share_lines(self, rows: str = "rows", image: str = "image", row: str = "row") -> Iterator[None]:
+    def share_lines(
+        self, rows: str = "rows", image: str = "image", row: str = "row", plane: str = "plane"
+    ) -> Iterator[None]:
         """Loop over this thread's share of `count` planes of `images` maps: over `plane`, `image` and `row`.
 
         Rows are cut, of all planes alike, as convolutions cut them, so that what a thread reads is mostly what it wrote
@@ -39,7 +41,7 @@ class Writer(Lines):
             self("plane_from = count * thread // threads", "plane_to = count * (thread + 1) // threads")
             self("line_from = 0", "line_to = lines")
         with (
-            self.block("for plane in range(plane_from, plane_to)"),
+            self.block(f"for {plane} in range(plane_from, plane_to)"),
             self.block("for line in range(line_from, line_to)"),
         ):
             self(f"{image} = line // {rows}", f"{row} = line - {image} * {rows}")

@@ -101,7 +101,7 @@ class TensorType:
 class Tensor:
     """A constant's elements: read-only, compared by content, digest computed when asked for.
 
-    A tensor read from a textual form without its weights has type and digest but no array.
+    A tensor read from a textual form without its weights, or made without a seed, has type and digest but no array.
     """
 
     def __init__(self, array: Array | None, *, type: TensorType | None = None, digest: str | None = None) -> None:
@@ -127,7 +127,8 @@ class Tensor:
     def array(self) -> Array:
         if self._array is None:
             raise ModelError(
-                f"constant {self.digest} of type {self.type} has no data", hint="pass weights= to convc.parse"
+                f"constant {self.digest} of type {self.type} has no data",
+                hint="pass weights= to convc.parse, or a seed to what built the network",
             )
         return self._array
 

@@ -10,7 +10,7 @@ import pytest
 
 from convc import zoo
 from convc.dims import Dim
-from convc.errors import InputError
+from convc.errors import InputError, ModelError
 from convc.interp import run_graph, run_nodes
 from convc.ir.graph import Graph
 
@@ -202,6 +202,17 @@ def test_weights_do_not_depend_on_sizes() -> None:
 def test_seeds_give_other_weights() -> None:
     first, second = zoo.build("squeezenet", seed=0).weights(), zoo.build("squeezenet", seed=1).weights()
     assert not any(np.array_equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("name", ["densenet121", "shufflenet_v1", "dcgan"])
+def test_without_a_seed_there_are_types_and_no_data(name: str) -> None:
+    seeded, bare = zoo.build(name), zoo.build(name, seed=None)
+    assert [(node.name, node.type) for node in bare.nodes] == [(node.name, node.type) for node in seeded.nodes]
+    assert (bare.macs(), bare.parameters()) == (seeded.macs(), seeded.parameters())
+    assert len({node.value.digest for node in bare.constants if node.value is not None}) == len(bare.constants)
+    inputs = {node.name: np.zeros(node.type.concrete(bare.nominal), np.float32) for node in bare.inputs}
+    with pytest.raises(ModelError, match="has no data.*or a seed"):
+        run_graph(bare, inputs)
 
 
 def test_weights_are_pinned() -> None:

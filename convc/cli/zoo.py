@@ -23,7 +23,7 @@ def run(args: argparse.Namespace) -> int:
         for index, name in enumerate(names):
             if report:
                 report(name, index, len(names))
-            graph = build(name)
+            graph = build(name, seed=None)
             listed.append(
                 {
                     "name": name,

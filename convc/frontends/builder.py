@@ -22,7 +22,7 @@ from convc.dims import Size, parse_size
 from convc.errors import ModelError
 from convc.frontends.sample import Sample
 from convc.frontends.value import Operand, Value
-from convc.frontends.weights import he_bound, round_bits, uniform
+from convc.frontends.weights import he_bound, round_bits, uniform, without_data
 from convc.frontends.windows import pair, windows
 from convc.ir.graph import Graph, Node, Output, constant, graph_input, make_node
 from convc.ops import OPS
@@ -46,13 +46,14 @@ class Builder:
 
     Layers (`conv`, `conv_transpose`, `linear`, `batch_norm`) make their weights from `seed` and the weights' names, or
     take them from `weights` by name. Seeded BatchNormalization statistics are those that a random image of side
-    `sample` shows, so activations keep their range at any depth.
+    `sample` shows, so activations keep their range at any depth. With `seed=None` constants have types and no data:
+    enough to infer shapes and to count.
 
     Raises ModelError, naming the node, for anything that does not fit.
     """
 
     def __init__(
-        self, name: str = "net", *, seed: int = 0, weights: Mapping[str, Array] | None = None, sample: int = 128
+        self, name: str = "net", *, seed: int | None = 0, weights: Mapping[str, Array] | None = None, sample: int = 128
     ) -> None:
         self.name = name
         self.seed = seed
@@ -60,7 +61,7 @@ class Builder:
         self._nodes: dict[str, Node] = {}
         self._nominal: dict[str, int] = {}
         self._scopes: list[str] = []
-        self._sample = Sample(seed, sample)
+        self._sample = Sample(seed or 0, sample)
 
     def __getattr__(self, op: str) -> Callable[..., Value]:
         if op not in OPS:
@@ -215,7 +216,7 @@ class Builder:
             return self._sample.statistics(x.name, self._nodes)
 
         def draw(index: int, low: float, high: float) -> Array:
-            return uniform(self.seed, names[index], (count,), low, high)
+            return uniform(self.seed or 0, names[index], (count,), low, high)
 
         makers: list[Callable[[], Array]] = [
             lambda: draw(0, 0.6 * scale, 1.4 * scale),
@@ -315,11 +316,11 @@ class Builder:
         return count // groups
 
     def _seeded(self, full: str, shape: Sequence[int], bound: float) -> Value:
-        return self._parameter(full, shape, lambda: uniform(self.seed, full, shape, -bound, bound))
+        return self._parameter(full, shape, lambda: uniform(self.seed or 0, full, shape, -bound, bound))
 
     def _parameter(self, full: str, shape: Sequence[int], make: Callable[[], Array]) -> Value:
         if self._weights is None:
-            return self._add(constant(full, make()))
+            return self._add(constant(full, make() if self.seed is not None else without_data(full, shape)))
         if full not in self._weights:
             raise ModelError(f"weights= has no array for %{full} of shape {list(shape)}", hint="check the file's names")
         array = np.asarray(self._weights[full])

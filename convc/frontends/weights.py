@@ -10,6 +10,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from convc.types import DType, Tensor, TensorType
+
+
+def without_data(name: str, shape: Sequence[int]) -> Tensor:
+    """A float32 constant that has a type alone, told from others by its name."""
+    digest = hashlib.sha256(f"without data:{name}".encode()).hexdigest()
+    return Tensor(None, type=TensorType(DType.F32, tuple(shape)), digest=f"sha256:{digest[:32]}")
+
 
 def uniform(seed: int, name: str, shape: Sequence[int], low: float, high: float) -> npt.NDArray[np.float32]:
     """Uniform float32 values between `low` and `high`, on a grid of 65,536 steps.

@@ -15,7 +15,7 @@ from typing import Any
 from convc.errors import InputError
 from convc.ir.graph import Graph
 from convc.zoo.classic import alexnet, squeezenet, squeezenet1_0, vgg16, vgg16_bn
-from convc.zoo.common import Batch, ImageSize
+from convc.zoo.common import Batch, ImageSize, Seed
 from convc.zoo.dcgan import dcgan
 from convc.zoo.densenet import densenet121
 from convc.zoo.digits import digits
@@ -49,11 +49,12 @@ ZOO: dict[str, Callable[..., Graph]] = {
 }
 
 
-def build(name: str, *, batch: Batch = "N", size: ImageSize = None, seed: int = 0, **options: Any) -> Graph:
+def build(name: str, *, batch: Batch = "N", size: ImageSize = None, seed: Seed = 0, **options: Any) -> Graph:
     """The network `name` of the table.
 
     `batch` is a number or the name of a symbol. Without `size`, height and width are symbols H and W wherever the
-    network takes images of any size. `options` are the network's own. Raises InputError for an unknown name.
+    network takes images of any size. With `seed=None` constants have types and no data, which is enough to count.
+    `options` are the network's own. Raises InputError for an unknown name.
     """
     if name not in ZOO:
         raise InputError(f"the zoo has no network {name!r}", hint=f"it has {', '.join(ZOO)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from convc.frontends.builder import Builder, Value
 from convc.ir.graph import Graph
-from convc.zoo.common import Batch, ImageSize, Weights, image_network
+from convc.zoo.common import Batch, ImageSize, Seed, Weights, image_network
 
 
 def _head(b: Builder, x: Value, names: tuple[str, str, str]) -> Graph:
@@ -15,7 +15,7 @@ def _head(b: Builder, x: Value, names: tuple[str, str, str]) -> Graph:
     return b.finish({"logits": b.linear(x, 1000, name=names[2])})
 
 
-def alexnet(batch: Batch = "N", size: ImageSize = None, seed: int = 0, weights: Weights = None) -> Graph:
+def alexnet(batch: Batch = "N", size: ImageSize = None, seed: Seed = 0, weights: Weights = None) -> Graph:
     """AlexNet of one column, as torchvision has it. Source: Krizhevsky 2014, arXiv:1404.5997."""
     b, x = image_network("alexnet", batch, size, seed, weights, fixed=True)
     pool = {"kernel": 3, "stride": 2}
@@ -28,7 +28,7 @@ def alexnet(batch: Batch = "N", size: ImageSize = None, seed: int = 0, weights: 
 
 
 def vgg16(
-    batch: Batch = "N", size: ImageSize = None, seed: int = 0, weights: Weights = None, batch_norm: bool = False
+    batch: Batch = "N", size: ImageSize = None, seed: Seed = 0, weights: Weights = None, batch_norm: bool = False
 ) -> Graph:
     """VGG configuration D. Source: Simonyan and Zisserman 2014, arXiv:1409.1556."""
     b, x = image_network("vgg16_bn" if batch_norm else "vgg16", batch, size, seed, weights, fixed=True, sample=64)
@@ -45,13 +45,13 @@ def vgg16(
     return _head(b, x, ("classifier.0", "classifier.3", "classifier.6"))
 
 
-def vgg16_bn(batch: Batch = "N", size: ImageSize = None, seed: int = 0, weights: Weights = None) -> Graph:
+def vgg16_bn(batch: Batch = "N", size: ImageSize = None, seed: Seed = 0, weights: Weights = None) -> Graph:
     """VGG-16 with BatchNormalization after each convolution, as torchvision has it."""
     return vgg16(batch, size, seed, weights, batch_norm=True)
 
 
 def squeezenet(
-    batch: Batch = "N", size: ImageSize = None, seed: int = 0, weights: Weights = None, version: str = "1.1"
+    batch: Batch = "N", size: ImageSize = None, seed: Seed = 0, weights: Weights = None, version: str = "1.1"
 ) -> Graph:
     """SqueezeNet 1.1, or 1.0 as in the paper. Source: Iandola et al. 2016, arXiv:1602.07360."""
     b, x = image_network(f"squeezenet{version.replace('.', '_')}", batch, size, seed, weights)
@@ -75,6 +75,6 @@ def squeezenet(
     return b.finish({"logits": b.flatten(b.global_avg_pool(x))})
 
 
-def squeezenet1_0(batch: Batch = "N", size: ImageSize = None, seed: int = 0, weights: Weights = None) -> Graph:
+def squeezenet1_0(batch: Batch = "N", size: ImageSize = None, seed: Seed = 0, weights: Weights = None) -> Graph:
     """SqueezeNet 1.0."""
     return squeezenet(batch, size, seed, weights, version="1.0")

@@ -11,6 +11,7 @@ from convc.types import Array
 
 Batch = int | str
 ImageSize = int | tuple[int, int] | None
+Seed = int | None
 Weights = Mapping[str, Array] | None
 
 
@@ -18,7 +19,7 @@ def image_network(
     name: str,
     batch: Batch,
     size: ImageSize,
-    seed: int,
+    seed: Seed,
     weights: Weights,
     *,
     nominal: int = 224,

@@ -5,10 +5,10 @@ from __future__ import annotations
 from convc.errors import InputError
 from convc.frontends.builder import Builder
 from convc.ir.graph import Graph
-from convc.zoo.common import Batch, ImageSize, Weights
+from convc.zoo.common import Batch, ImageSize, Seed, Weights
 
 
-def dcgan(batch: Batch = "N", size: ImageSize = None, seed: int = 0, weights: Weights = None) -> Graph:
+def dcgan(batch: Batch = "N", size: ImageSize = None, seed: Seed = 0, weights: Weights = None) -> Graph:
     """Generator from z [N, 100, 1, 1] to images [N, 3, 64, 64]. Source: Radford et al. 2015, arXiv:1511.06434."""
     if size not in {None, 64, (64, 64)}:
         raise InputError(f"dcgan: size={size!r}", hint="its images are 64 by 64; leave size out")

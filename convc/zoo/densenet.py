@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from convc.ir.graph import Graph
-from convc.zoo.common import Batch, ImageSize, Weights, classify, conv_bn, image_network
+from convc.zoo.common import Batch, ImageSize, Seed, Weights, classify, conv_bn, image_network
 
 
-def densenet121(batch: Batch = "N", size: ImageSize = None, seed: int = 0, weights: Weights = None) -> Graph:
+def densenet121(batch: Batch = "N", size: ImageSize = None, seed: Seed = 0, weights: Weights = None) -> Graph:
     """DenseNet-121, growth 32. Source: Huang et al. 2016, arXiv:1608.06993."""
     b, x = image_network("densenet121", batch, size, seed, weights)
     with b.scope("features"):

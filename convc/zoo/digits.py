@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from convc.frontends.builder import Builder
 from convc.ir.graph import Graph
-from convc.zoo.common import Batch, ImageSize, Weights, classify, conv_bn, shuffle
+from convc.zoo.common import Batch, ImageSize, Seed, Weights, classify, conv_bn, shuffle
 
 
-def digits_architecture(batch: Batch = "N", size: ImageSize = None, seed: int = 0, weights: Weights = None) -> Graph:
+def digits_architecture(batch: Batch = "N", size: ImageSize = None, seed: Seed = 0, weights: Weights = None) -> Graph:
     """The network with seeded weights, or with given ones. Input [N, 1, 8, 8], values 0 to 1.
 
     The 5x5 convolution holds most of the weights and two thirds of the multiply-adds.
@@ -27,7 +27,7 @@ def digits_architecture(batch: Batch = "N", size: ImageSize = None, seed: int = 
     return b.finish({"logits": classify(b, x, 10, "fc")})
 
 
-def digits(batch: Batch = "N", size: ImageSize = None, seed: int = 0, weights: Weights = None) -> Graph:
+def digits(batch: Batch = "N", size: ImageSize = None, seed: Seed = 0, weights: Weights = None) -> Graph:
     """The trained network, as `examples/train_digits.py` left it; `seed` changes nothing."""
     from convc.data import load_digits_weights
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from convc.frontends.builder import Builder, Value
 from convc.ir.graph import Graph
-from convc.zoo.common import Batch, ImageSize, Weights, classify, conv_bn, image_network
+from convc.zoo.common import Batch, ImageSize, Seed, Weights, classify, conv_bn, image_network
 
 
 def _conv(
@@ -34,7 +34,7 @@ GOOGLENET = {
 
 
 def googlenet(
-    batch: Batch = "N", size: ImageSize = None, seed: int = 0, weights: Weights = None, third_kernel: int = 3
+    batch: Batch = "N", size: ImageSize = None, seed: Seed = 0, weights: Weights = None, third_kernel: int = 3
 ) -> Graph:
     """GoogLeNet with BatchNormalization. Source: Szegedy et al. 2014, arXiv:1409.4842.
 
@@ -107,7 +107,7 @@ def _block_e(b: Builder, x: Value) -> Value:
     return b.concat([one, three, cross(double, "branch3x3dbl_3"), _pooled(b, x, 192)])
 
 
-def inception_v3(batch: Batch = "N", size: ImageSize = None, seed: int = 0, weights: Weights = None) -> Graph:
+def inception_v3(batch: Batch = "N", size: ImageSize = None, seed: Seed = 0, weights: Weights = None) -> Graph:
     """Inception v3, nominal size 299. Source: Szegedy et al. 2015, arXiv:1512.00567."""
     b, x = image_network("inception_v3", batch, size, seed, weights, nominal=299, sample=224)
     x = _conv(b, x, 32, 3, "Conv2d_1a_3x3", stride=2, padding=0)

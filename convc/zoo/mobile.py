@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from convc.frontends.builder import Builder, Value
 from convc.ir.graph import Graph
-from convc.zoo.common import Batch, ImageSize, Weights, classify, conv_bn, image_network, shuffle
+from convc.zoo.common import Batch, ImageSize, Seed, Weights, classify, conv_bn, image_network, shuffle
 
 
 def _channels(x: Value) -> int:
@@ -13,7 +13,7 @@ def _channels(x: Value) -> int:
     return count
 
 
-def mobilenet_v1(batch: Batch = "N", size: ImageSize = None, seed: int = 0, weights: Weights = None) -> Graph:
+def mobilenet_v1(batch: Batch = "N", size: ImageSize = None, seed: Seed = 0, weights: Weights = None) -> Graph:
     """MobileNet 1.0. Source: Howard et al. 2017, arXiv:1704.04861."""
     b, x = image_network("mobilenet_v1", batch, size, seed, weights)
     x = b.relu6(conv_bn(b, x, 32, 3, stride=2, names=("conv1", "conv1_bn")))
@@ -25,7 +25,7 @@ def mobilenet_v1(batch: Batch = "N", size: ImageSize = None, seed: int = 0, weig
     return b.finish({"logits": classify(b, x, 1000, "fc")})
 
 
-def mobilenet_v2(batch: Batch = "N", size: ImageSize = None, seed: int = 0, weights: Weights = None) -> Graph:
+def mobilenet_v2(batch: Batch = "N", size: ImageSize = None, seed: Seed = 0, weights: Weights = None) -> Graph:
     """MobileNet v2 1.0. Source: Sandler et al. 2018, arXiv:1801.04381."""
     b, x = image_network("mobilenet_v2", batch, size, seed, weights)
     x = b.relu6(conv_bn(b, x, 32, 3, stride=2, names=("features.0.0", "features.0.1")))
@@ -47,7 +47,7 @@ def mobilenet_v2(batch: Batch = "N", size: ImageSize = None, seed: int = 0, weig
     return b.finish({"logits": classify(b, x, 1000, "classifier.1")})
 
 
-def shufflenet_v1(batch: Batch = "N", size: ImageSize = None, seed: int = 0, weights: Weights = None) -> Graph:
+def shufflenet_v1(batch: Batch = "N", size: ImageSize = None, seed: Seed = 0, weights: Weights = None) -> Graph:
     """ShuffleNet 1x with three groups. Source: Zhang et al. 2017, arXiv:1707.01083.
 
     As in the paper, the first 1x1 convolution of stage 2 is not grouped.
@@ -82,7 +82,7 @@ def _halves(b: Builder, x: Value) -> tuple[Value, Value]:
     return b.slice(x, axis=1, start=0, stop=middle), b.slice(x, axis=1, start=middle, stop=2 * middle)
 
 
-def shufflenet_v2(batch: Batch = "N", size: ImageSize = None, seed: int = 0, weights: Weights = None) -> Graph:
+def shufflenet_v2(batch: Batch = "N", size: ImageSize = None, seed: Seed = 0, weights: Weights = None) -> Graph:
     """ShuffleNet v2 1x. Source: Ma et al. 2018, arXiv:1807.11164."""
     b, x = image_network("shufflenet_v2", batch, size, seed, weights)
     x = b.relu(conv_bn(b, x, 24, 3, stride=2, names=("conv1.0", "conv1.1")))
@@ -106,7 +106,7 @@ def shufflenet_v2(batch: Batch = "N", size: ImageSize = None, seed: int = 0, wei
 
 
 def effnet(
-    batch: Batch = "N", size: ImageSize = None, seed: int = 0, weights: Weights = None, classes: int = 10
+    batch: Batch = "N", size: ImageSize = None, seed: Seed = 0, weights: Weights = None, classes: int = 10
 ) -> Graph:
     """EffNet for 32x32 images. Source: Freeman et al. 2018, arXiv:1801.06434, table 2.
 

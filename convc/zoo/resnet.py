@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from convc.frontends.builder import Builder, Value
 from convc.ir.graph import Graph
-from convc.zoo.common import Batch, ImageSize, Weights, classify, conv_bn, image_network
+from convc.zoo.common import Batch, ImageSize, Seed, Weights, classify, conv_bn, image_network
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +79,14 @@ def _trunk(b: Builder, x: Value, design: Design) -> Value:
 
 
 def _classifier(
-    name: str, design: Design, batch: Batch, size: ImageSize, seed: int, weights: Weights, classes: int
+    name: str, design: Design, batch: Batch, size: ImageSize, seed: Seed, weights: Weights, classes: int
 ) -> Graph:
     b, x = image_network(name, batch, size, seed, weights)
     return b.finish({"logits": classify(b, _trunk(b, x, design), classes, "fc")})
 
 
 def resnet18(
-    batch: Batch = "N", size: ImageSize = None, seed: int = 0, weights: Weights = None, classes: int = 1000
+    batch: Batch = "N", size: ImageSize = None, seed: Seed = 0, weights: Weights = None, classes: int = 1000
 ) -> Graph:
     """ResNet-18. Source: He et al. 2015, arXiv:1512.03385."""
     design = Design(depths=(2, 2, 2, 2), bottleneck=False)
@@ -96,7 +96,7 @@ def resnet18(
 def resnet50(
     batch: Batch = "N",
     size: ImageSize = None,
-    seed: int = 0,
+    seed: Seed = 0,
     weights: Weights = None,
     classes: int = 1000,
     depths: Sequence[int] = (3, 4, 6, 3),
@@ -106,20 +106,22 @@ def resnet50(
 
 
 def resnext50(
-    batch: Batch = "N", size: ImageSize = None, seed: int = 0, weights: Weights = None, classes: int = 1000
+    batch: Batch = "N", size: ImageSize = None, seed: Seed = 0, weights: Weights = None, classes: int = 1000
 ) -> Graph:
     """ResNeXt-50 32x4d. Source: Xie et al. 2016, arXiv:1611.05431."""
     return _classifier("resnext50", Design(groups=32, width=4), batch, size, seed, weights, classes)
 
 
 def se_resnet50(
-    batch: Batch = "N", size: ImageSize = None, seed: int = 0, weights: Weights = None, classes: int = 1000
+    batch: Batch = "N", size: ImageSize = None, seed: Seed = 0, weights: Weights = None, classes: int = 1000
 ) -> Graph:
     """ResNet-50 with squeeze and excitation, reduction 16. Source: Hu et al. 2017, arXiv:1709.01507."""
     return _classifier("se_resnet50", Design(reduction=16), batch, size, seed, weights, classes)
 
 
-def fcn(batch: Batch = "N", size: ImageSize = None, seed: int = 0, weights: Weights = None, classes: int = 21) -> Graph:
+def fcn(
+    batch: Batch = "N", size: ImageSize = None, seed: Seed = 0, weights: Weights = None, classes: int = 21
+) -> Graph:
     """Fully convolutional network on a ResNet-50 of output stride 8, as torchvision has it, up to the upsampling.
 
     Upsampling is a transposed convolution of stride 8, bilinear at the start, as in the paper; so scores have 8 times

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from convc.frontends.builder import Builder, Value
 from convc.ir.graph import Graph
-from convc.zoo.common import Batch, ImageSize, Weights, classify, conv_bn, image_network
+from convc.zoo.common import Batch, ImageSize, Seed, Weights, classify, conv_bn, image_network
 
 
 def _separable(b: Builder, x: Value, channels: int, name: str) -> Value:
@@ -16,7 +16,7 @@ def _separable(b: Builder, x: Value, channels: int, name: str) -> Value:
         return conv_bn(b, y, channels, 1, epsilon=1e-3, names=("pointwise", "bn"))
 
 
-def xception(batch: Batch = "N", size: ImageSize = None, seed: int = 0, weights: Weights = None) -> Graph:
+def xception(batch: Batch = "N", size: ImageSize = None, seed: Seed = 0, weights: Weights = None) -> Graph:
     """Xception, nominal size 299, layers as Keras has them. Source: Chollet 2016, arXiv:1610.02357.
 
     Pooling of stride 2 is padded by one pixel all round; TensorFlow's SAME pads even sizes after the image only.

@@ -168,8 +168,8 @@ def test_other_engines_take_part_where_they_are_installed(
     told = capsys.readouterr()
     one = json.loads(told.out)["comparisons"][0]
     assert list(one["results"]) == ["fused", "unfused", "onnxruntime"] and one["results"]["onnxruntime"]["error"] < 1e-5
-    assert one["absent"] == {"openvino": "openvino is not installed", "ncnn": "ncnn is not installed"}
-    assert "convc: openvino is left out: openvino is not installed" in told.err
+    assert one["absent"] == {name: f"{name} is not installed (pip install {name})" for name in ("openvino", "ncnn")}
+    assert "convc: openvino is left out: openvino is not installed (pip install openvino)" in told.err
     assert main([*words, "--assert-faster-than", "openvino"]) == 2
 
 

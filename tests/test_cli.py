@@ -121,7 +121,7 @@ def test_the_hint_of_a_command_works(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_an_interrupt_ends_with_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("convc.zoo.build", lambda name: (_ for _ in ()).throw(KeyboardInterrupt()))
+    monkeypatch.setattr("convc.zoo.build", lambda name, seed: (_ for _ in ()).throw(KeyboardInterrupt()))
     assert main(["zoo", "dcgan"]) == 130
     assert capsys.readouterr().err == "convc: interrupted\n"
 
@@ -521,6 +521,8 @@ def test_a_budget_is_spent_on_calibration_images(tmp_path: Path, capsys: pytest.
     assert "leave out --target, --passes, --budget and --calibration" in capsys.readouterr().err
     assert main(["compile", "zoo:digits", "-o", str(tmp_path / "e.convc"), *options[2:]]) == 2
     assert "without a budget" in capsys.readouterr().err
+    assert main(["inspect", "passes", "zoo:digits", "--pass", "spend_budget", *options[:2]]) == 0
+    assert "--calibration X=FILE gives what the network will see" in capsys.readouterr().err
 
 
 def test_calibration_is_given_for_every_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

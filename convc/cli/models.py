@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from convc.cli.output import progress
+from convc.cli.output import note, progress
 from convc.errors import InputError
 
 if TYPE_CHECKING:
@@ -158,6 +158,8 @@ def calibration_of(args: argparse.Namespace, graph: Graph) -> dict[str, Array] |
     """The arrays that --calibration names, for every input; None where it names none. Raises InputError."""
     files = getattr(args, "calibration", None)
     if not files:
+        if getattr(args, "budget", None) is not None:
+            note("--budget is measured on seeded normal inputs: --calibration X=FILE gives what the network will see")
         return None
     from convc.cli.inputs import gather
 

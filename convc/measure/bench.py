@@ -158,7 +158,7 @@ def compare(
                 runners[name] = open_rival(name, onnx, list(inputs.items()), threads)
                 prepared[name] = time.perf_counter() - start
             except Error as error:
-                absent[name] = error.message
+                absent[name] = f"{error.message} ({error.hint})"
         outputs = {name: _outputs(run()) for name, run in runners.items()}
         errors = _errors(graph, inputs, outputs) if options.accuracy else dict.fromkeys(runners)
         settle = threads > 1 and len(runners) > len(models)

@@ -29,8 +29,18 @@ ERF_NEAR = [1.1283791658815026, -0.37612626903580443, 0.11283597463487706, -0.02
             0.0051893119426174895, -0.000801885499196538, 7.88249710667486e-05]  # fmt: skip
 ERF_FAR = [0.0006064087388710051, 0.2736181534775212, 0.33084068045130494, 0.10126824481844582,
            0.403838362613389, -0.057338735298103516, -0.05354061612210244]  # fmt: skip
+GELU = ([0.7978845238685608, 0.06761326640844345, 0.008740298449993134, 0.0002968416374642402, 6.004646365909139e-06,
+         -4.400128972292805e-08, 2.337412763342428e-10],
+        [1.0, 0.2514066994190216, 0.027857154607772827, 0.0017041143728420138, 5.5007447372190654e-05])  # fmt: skip
+"""P and Q of erf(x / sqrt 2) = x P(x^2) / Q(x^2) for |x| < 5.4, to 4e-8."""
+GELU_WITHIN = 5.4**2
+LOG = [0.3333390951156616, -0.2500133812427521, 0.19963061809539795, -0.165775865316391, 0.1491478681564331,
+       -0.1426747590303421, 0.08700359612703323]  # fmt: skip
+LOG1P = [0.9999999403953552, -0.4999949336051941, 0.3331909477710724, -0.2484297752380371, 0.1910598874092102,
+         -0.1366320699453354, 0.07822549343109131, -0.029504956677556038, 0.005232624243944883]  # fmt: skip
 MAGIC = 12582912.0
 """1.5 * 2^23: added to a number of at most 2^22, it leaves the nearest whole number in the lowest bits."""
+SQRT_HALF_BITS = 0x3F3504F3
 LOG2E, LN2_HIGH, LN2_LOW = 1.4426950408889634, 0.693359375, -2.12194440e-4
 
 
@@ -115,12 +125,18 @@ def _exp_within(builder: Any, x: Value) -> Value:
     n = round(x / ln 2) comes out of the lowest bits of a sum, and goes into the exponent of 1 + r Q(r) by an addition.
     """
     whole = ir.VectorType(I32, x.type.count)
+    shifted, r, q = _reduced(builder, x)
+    p = fma(builder, r, q, const(x, 1.0))
+    exponent = builder.shl(builder.bitcast(shifted, whole), ir.Constant(whole, [23] * x.type.count))
+    return builder.bitcast(builder.add(builder.bitcast(p, whole), exponent), x.type)
+
+
+def _reduced(builder: Any, x: Value) -> tuple[Value, Value, Value]:
+    """A sum with n = round(x / ln 2) in its lowest bits, the r that is left, and Q(r) with exp(r) = 1 + r Q(r)."""
     shifted = fma(builder, x, const(x, LOG2E), const(x, MAGIC))
     n = builder.fsub(shifted, const(x, MAGIC))
     r = fma(builder, n, const(x, -LN2_LOW), fma(builder, n, const(x, -LN2_HIGH), x))
-    p = fma(builder, r, _polynomial(builder, r, EXP_WITHIN), const(x, 1.0))
-    exponent = builder.shl(builder.bitcast(shifted, whole), ir.Constant(whole, [23] * x.type.count))
-    return builder.bitcast(builder.add(builder.bitcast(p, whole), exponent), x.type)
+    return shifted, r, _polynomial(builder, r, EXP_WITHIN)
 
 
 def _reciprocal(builder: Any, x: Value) -> Value:
@@ -180,10 +196,42 @@ def _copysign(builder: Any, size: Value, sign: Value) -> Value:
     return builder.call(function(builder, name, size.type, [size.type] * 2), [size, sign])
 
 
+def log(builder: Any, x: Value) -> Value:
+    """N log 2 + f - f^2 / 2 + f^3 P(f), where x = 2^n (1 + f) and 1 + f is 0.71 to 1.41."""
+    whole = ir.VectorType(I32, x.type.count)
+
+    def integer(value: int) -> Value:
+        return ir.Constant(whole, [value] * x.type.count)
+
+    small = builder.fcmp_ordered("<", x, const(x, 2.0**-126))  # below the normal range
+    bits = builder.bitcast(builder.select(small, builder.fmul(x, const(x, 2.0**23)), x), whole)
+    above = builder.sub(bits, integer(SQRT_HALF_BITS))
+    scaled = builder.bitcast(builder.sub(bits, builder.and_(above, integer(-(1 << 23)))), x.type)
+    n = builder.sitofp(builder.ashr(above, integer(23)), x.type)
+    n = builder.fadd(n, builder.select(small, const(x, -23.0), const(x, 0.0)))
+    f = builder.fsub(scaled, const(x, 1.0))
+    square = builder.fmul(f, f)
+    found = builder.fmul(_polynomial(builder, f, LOG), builder.fmul(f, square))
+    found = fma(builder, square, const(x, -0.5), fma(builder, n, const(x, LN2_LOW), found))
+    found = fma(builder, n, const(x, LN2_HIGH), builder.fadd(f, found))
+    edge = builder.select(builder.fcmp_ordered("==", x, const(x, 0.0)), const(x, -math.inf), const(x, math.nan))
+    found = builder.select(builder.fcmp_ordered(">", x, const(x, 0.0)), found, edge)
+    return builder.select(builder.fcmp_ordered("==", x, const(x, math.inf)), x, found)
+
+
 def _log1p_exp(builder: Any, x: Value) -> Value:
-    """log(1 + exp(x)) as max(x, 0) + log(1 + exp(-|x|))."""
-    decay = exp(builder, builder.fsub(const(x, -0.0), _fabs(builder, x)))
-    return builder.fadd(relu(builder, x), _unary_llvm("log")(builder, builder.fadd(decay, const(x, 1.0))))
+    """log(1 + exp(x)) as max(x, 0) + log(1 + u) with u = exp(-|x|), and log(1 + u) = u P(u)."""
+    u = _exp_within(builder, _above(builder, builder.fneg(_fabs(builder, x)), const(x, -86.0)))
+    return fma(builder, u, _polynomial(builder, u, LOG1P), relu(builder, x))
+
+
+def _mish(builder: Any, x: Value) -> Value:
+    """X tanh(log(1 + w)) = x n / (n + 2) with w = exp(x), n = w (w + 2); 0 below -87, where w may not be a float."""
+    w = _exp_within(builder, _below(builder, _above(builder, x, const(x, -86.0)), const(x, 20.0)))
+    n = builder.fmul(w, builder.fadd(w, const(x, 2.0)))
+    share = builder.fmul(n, _reciprocal(builder, builder.fadd(n, const(x, 2.0))))
+    gone = builder.fcmp_ordered("<", x, const(x, -87.0))
+    return builder.fmul(x, builder.select(gone, const(x, 0.0), share))
 
 
 def _hard_sigmoid(builder: Any, x: Value, alpha: Value, beta: Value) -> Value:
@@ -195,11 +243,12 @@ def _leaky_relu(builder: Any, x: Value, alpha: Value) -> Value:
 
 
 def _expm1(builder: Any, x: Value) -> Value:
-    """exp(x) - 1; near 0 by tanh: expm1(x) = 2 t / (1 - t), t = tanh(x / 2)."""
-    t = tanh(builder, builder.fmul(x, const(x, 0.5)))
-    near = builder.fdiv(builder.fadd(t, t), builder.fsub(const(x, 1.0), t))
-    far = builder.fsub(exp(builder, x), const(x, 1.0))
-    return builder.select(builder.fcmp_ordered("<", _fabs(builder, x), const(x, 1.0)), near, far)
+    """exp(x) - 1 for x <= 88, as 2^n (exp(r) - 1) + 2^n - 1; anything for NaN."""
+    whole = ir.VectorType(I32, x.type.count)
+    shifted, r, q = _reduced(builder, _above(builder, x, const(x, -86.0)))
+    exponent = builder.shl(builder.bitcast(shifted, whole), ir.Constant(whole, [23] * x.type.count))
+    power = builder.bitcast(builder.add(exponent, ir.Constant(whole, [127 << 23] * x.type.count)), x.type)
+    return fma(builder, power, builder.fmul(r, q), builder.fsub(power, const(x, 1.0)))
 
 
 def _elu(builder: Any, x: Value, alpha: Value) -> Value:
@@ -212,13 +261,21 @@ def _selu(builder: Any, x: Value, alpha: Value, gamma: Value) -> Value:
 
 
 def _celu(builder: Any, x: Value, alpha: Value) -> Value:
-    negative = builder.fmul(alpha, _expm1(builder, builder.fdiv(x, alpha)))
+    ratio = builder.fdiv(x, alpha)  # above 0 where alpha is below
+    far = builder.fsub(exp(builder, ratio), const(x, 1.0))
+    grown = builder.select(builder.fcmp_ordered(">", ratio, const(x, 1.0)), far, _expm1(builder, ratio))
+    negative = builder.fmul(alpha, grown)
     return builder.select(builder.fcmp_ordered("<", x, const(x, 0.0)), negative, x)
 
 
 def _gelu(builder: Any, x: Value) -> Value:
+    """X / 2 (1 + erf(x / sqrt 2)). The quotient for erf passes 1 where its argument is bounded, and ends there."""
     half = builder.fmul(x, const(x, 0.5))
-    return fma(builder, half, erf(builder, builder.fmul(x, const(x, 0.7071067811865476))), half)
+    square = _below(builder, builder.fmul(x, x), const(x, GELU_WITHIN))
+    over, under = (_polynomial(builder, square, part) for part in GELU)
+    found = builder.fmul(builder.fmul(x, over), _reciprocal(builder, under))
+    found = _above(builder, _below(builder, found, const(x, 1.0)), const(x, -1.0))
+    return fma(builder, half, found, half)
 
 
 def _gelu_tanh(builder: Any, x: Value) -> Value:
@@ -260,12 +317,12 @@ def _binary_llvm(name: str) -> Callable[[Any, Value, Value], Value]:
 
 FUNCTIONS: dict[str, tuple[int, Callable[..., Value]]] = {
     "relu": (1, relu), "exp": (1, exp), "sigmoid": (1, sigmoid), "tanh": (1, tanh), "erf": (1, erf),
-    "log": (1, _unary_llvm("log")), "sqrt": (1, _sqrt), "abs": (1, _fabs), "floor": (1, _floor), "ceil": (1, _ceil),
+    "log": (1, log), "sqrt": (1, _sqrt), "abs": (1, _fabs), "floor": (1, _floor), "ceil": (1, _ceil),
     "round": (1, _rint), "sin": (1, _unary_llvm("sin")), "cos": (1, _unary_llvm("cos")), "sign": (1, _sign),
     "neg": (1, lambda b, x: b.fneg(x)), "reciprocal": (1, lambda b, x: b.fdiv(const(x, 1.0), x)),
     "hard_swish": (1, lambda b, x: b.fmul(x, _hard_sigmoid(b, x, const(x, 1 / 6), const(x, 0.5)))),
     "silu": (1, lambda b, x: b.fmul(x, _logistic(b, x))), "softplus": (1, _log1p_exp), "softsign": (1, _softsign),
-    "mish": (1, lambda b, x: b.fmul(x, tanh(b, _log1p_exp(b, x)))), "gelu": (1, _gelu), "gelu_tanh": (1, _gelu_tanh),
+    "mish": (1, _mish), "gelu": (1, _gelu), "gelu_tanh": (1, _gelu_tanh),
     "leaky_relu": (2, _leaky_relu), "elu": (2, _elu), "celu": (2, _celu), "selu": (3, _selu), "clip": (3, _clip),
     "at_least": (2, _above),
     "hard_sigmoid": (3, _hard_sigmoid), "prelu": (2, _leaky_relu),

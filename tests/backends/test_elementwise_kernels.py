@@ -17,10 +17,10 @@ from convc.types import DType
 UNARY: dict[str, list[dict[str, Any]]] = {
     "relu": [{}], "leaky_relu": [{}, {"alpha": -0.5}], "clip": [{"min": -0.5}, {"max": 0.5}, {"min": 1.0, "max": -1.0}],
     "sigmoid": [{}], "hard_sigmoid": [{}, {"alpha": 1.0, "beta": -0.1}], "hard_swish": [{}], "silu": [{}], "tanh": [{}],
-    "elu": [{}, {"alpha": 2.0}], "selu": [{}], "celu": [{}, {"alpha": 0.4}], "softplus": [{}], "softsign": [{}],
-    "mish": [{}], "gelu": [{}, {"approximate": "tanh"}], "erf": [{}], "exp": [{}], "neg": [{}], "abs": [{}],
-    "floor": [{}], "ceil": [{}], "round": [{}], "sign": [{}], "sin": [{}], "cos": [{}], "log": [{}], "sqrt": [{}],
-    "reciprocal": [{}],
+    "elu": [{}, {"alpha": 2.0}], "selu": [{}], "celu": [{}, {"alpha": 0.4}, {"alpha": -0.5}], "softplus": [{}],
+    "softsign": [{}], "mish": [{}], "gelu": [{}, {"approximate": "tanh"}], "erf": [{}], "exp": [{}], "neg": [{}],
+    "abs": [{}], "floor": [{}], "ceil": [{}], "round": [{}], "sign": [{}], "sin": [{}], "cos": [{}], "log": [{}],
+    "sqrt": [{}], "reciprocal": [{}],
 }  # fmt: skip
 BINARY = ["add", "sub", "mul", "div", "max", "min", "pow", "mod"]
 POSITIVE = {"log", "sqrt", "reciprocal", "pow"}

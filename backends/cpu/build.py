@@ -21,6 +21,7 @@ GENERATOR_FILES = (
     "primitives.py",
     "tiles.py",
     "squares.py",
+    "vecexp.py",
     "vecmath.py",
     "winograd_primitives.py",
     "winograd_points.py",

@@ -29,20 +29,32 @@ def lower_elementwise(asm: Assembler, node: Node, isa: Isa) -> None:
     if node.op == "cast" or node.type.dtype is not DType.F32 or any(t.dtype is not DType.F32 for t in types):
         _lower_scalar(asm, node, isa)
         return
-    if node.op in FUNCTION or node.op == "gelu":
+    names = node.operands
+    params: tuple[float, ...] = ()
+    if _is_square(asm, node):
+        names, function = names[:1], "square"
+    elif node.op in FUNCTION or node.op == "gelu":
         function, params = function_of(activation_of(node.op, node.attrs))
     elif node.op == "mod" and node.attrs["fmod"]:
-        function, params = "fmod", ()
+        function = "fmod"
     elif node.op in BINARY:
-        function, params = node.op, ()
+        function = node.op
     else:
         raise TargetError(f"{node}: the CPU has no kernel for {node.op} on {types[0]}", hint="use target='reference'")
     leader = _leader(asm, node)
-    if leader is not None and _lower_planes(asm, node, isa, leader, function, params):
+    if leader is not None and _lower_planes(asm, node, names, isa, leader, function, params):
         return
-    operands: list[Layout | Operand] = [_plain_operand(asm, name, node) for name in node.operands]
+    operands: list[Layout | Operand] = [_plain_operand(asm, name, node) for name in names]
     y = asm.new_plain(node.name, node.type)
     _append_map(asm, node, isa, operands, _splats(operands, node), function, params, y)
+
+
+def _is_square(asm: Assembler, node: Node) -> bool:
+    """Whether the node is x^2, which a product gives to the bit."""
+    if node.op != "pow":
+        return False
+    x, exponent = (asm.graph[name] for name in node.operands)
+    return x.type == node.type and exponent.op == "constant" and bool((exponent.array == 2.0).all())
 
 
 def lower_batch_norm(asm: Assembler, node: Node, isa: Isa) -> None:
@@ -85,13 +97,14 @@ def _leader(asm: Assembler, node: Node) -> Planes | None:
 
 
 def _lower_planes(
-    asm: Assembler, node: Node, isa: Isa, leader: Planes, function: str, params: tuple[float, ...]
-) -> bool:
+    asm: Assembler, node: Node, names: Sequence[str], isa: Isa, leader: Planes, function: str,
+    params: tuple[float, ...],
+) -> bool:  # fmt: skip
     operands: list[Layout | Operand] = []
     splats: list[bool] = []
     channels = leader.channels
     rank = node.type.rank
-    for name in node.operands:
+    for name in names:
         source = asm.graph[name]
         shape = (*[1] * (rank - source.type.rank), *source.type.shape)
         shape = (*shape, 1, 1) if rank == 2 else shape

@@ -18,7 +18,7 @@ from numba.core.datamodel.registry import register_default
 from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
-F32 = ir.FloatType()
+F32, F64 = ir.FloatType(), ir.DoubleType()
 I1, I8, I32, I64 = ir.IntType(1), ir.IntType(8), ir.IntType(32), ir.IntType(64)
 Value = Any
 
@@ -90,7 +90,7 @@ def splat(builder: Any, scalar: Value, lanes: int) -> Value:
 
 def fma(builder: Any, a: Value, b: Value, c: Value) -> Value:
     """A * b + c: one instruction where the target has it, multiply then add where it has not."""
-    name = f"llvm.fmuladd.v{a.type.count}f32"
+    name = f"llvm.fmuladd.v{a.type.count}{a.type.element.intrinsic_name}"
     return builder.call(function(builder, name, a.type, [a.type] * 3), [a, b, c])
 
 

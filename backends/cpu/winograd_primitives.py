@@ -15,7 +15,8 @@ from numba.extending import intrinsic
 
 from convc.backends.cpu.primitives import F32, I64, Tile, Value, fma, literal, load_vector, pointer, splat, store_vector
 from convc.backends.cpu.tiles import tile_join, tile_parts
-from convc.backends.cpu.vecmath import const, maximum
+from convc.backends.cpu.vecexp import const
+from convc.backends.cpu.vecmath import maximum
 from convc.backends.cpu.winograd_points import Matrix, input_matrix, output_matrix, whole_matrix
 
 

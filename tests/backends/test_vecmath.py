@@ -77,6 +77,38 @@ def test_errors_relative_to_the_argument(op: str, attrs: dict[str, str], target:
     assert errors[worst] <= RELATIVE[op], f"{op}({SWEEP[finite][worst]}) is off by {errors[worst]}"
 
 
+@pytest.mark.parametrize("target", TARGET)
+def test_powers_are_right_to_two_last_places_and_at_every_edge(target: str) -> None:
+    edges = [0.0, -0.0, 1.0, -1.0, 2.0, -2.0, 3.0, -3.0, 0.5, -0.5, np.inf, -np.inf, np.nan, 1e-45, -1e-45, 1.2e-38,
+             3.4e38, -3.4e38, 2.0**24, 2.0**24 + 2, -7.0, 1 / 3, 0.9999999, 1.0000001, -0.9999999, 88.0, 1e6, -1e6,
+             127.0, -149.0]  # fmt: skip
+    some, others = np.meshgrid(np.array(edges, np.float32), np.array(edges, np.float32))
+    random = np.random.default_rng(1)
+    x = [some.ravel(), np.exp(random.uniform(-87, 88, 50_000)), random.uniform(0.5, 2, 50_000)]
+    y = [others.ravel(), random.uniform(-3, 3, 50_000), random.uniform(-120, 120, 50_000)]
+    a, b = (np.concatenate(parts).astype(np.float32) for parts in (x, y))
+    builder = Builder("powers")
+    graph = builder.finish(builder.pow(builder.input("x", ("N",)), builder.input("y", ("N",))))
+    found = convc.compile(graph, target=target, threads=1)(a, b)
+    with np.errstate(all="ignore"):
+        wanted = np.power(a.astype(np.float64), b.astype(np.float64))
+        rounded = wanted.astype(np.float32)
+        ulps = np.abs(found - wanted) / np.spacing(np.maximum(np.abs(rounded), np.float32(1.2e-38)))
+    finite = assert_special(found, wanted)
+    assert np.nanmax(ulps[finite]) <= 2
+    signed = ~np.isnan(rounded)
+    np.testing.assert_array_equal(np.signbit(found)[signed], np.signbit(rounded)[signed])
+
+
+def test_squares_are_products() -> None:
+    builder = Builder("squares")
+    x = builder.input("x", SWEEP.shape)
+    model = convc.compile(builder.finish(builder.pow(x, np.full((1,), 2.0, np.float32))), threads=1)
+    assert [step.kernel.split("__")[0] for step in model.program.steps] == ["f32_map_plain_square_v"]
+    with np.errstate(all="ignore"):
+        np.testing.assert_array_equal(model(SWEEP), SWEEP * SWEEP)
+
+
 def test_powers_and_remainders() -> None:
     random = np.random.default_rng(1)
     x, y = random.uniform(-9, 9, 20_000).astype(np.float32), random.uniform(-9, 9, 20_000).astype(np.float32)

@@ -76,7 +76,10 @@ def across(out: Writer, lanes: int, combine: str) -> None:
 
 
 def emit_softmax(isa: Isa, log: bool, run: bool) -> tuple[str, str]:
-    """exp(x - max) / sum, or x - max - log(sum), along the axis. y keeps exponentials until their sum is known."""
+    """exp(x - max) / sum, or x - max - log(sum), along the axis. y keeps exponentials until their sum is known.
+
+    Where one element is NaN, or the largest infinite, all results are NaN: the sum begins with 0 * max.
+    """
     name = f"f32_{'log_' if log else ''}softmax_{'run' if run else 'across'}__{isa.name}"
     out = Writer(name, ["x", "y", "outer", "axis", "inner"], "x, y: plain")
     lanes = isa.lanes
@@ -87,27 +90,30 @@ def emit_softmax(isa: Isa, log: bool, run: bool) -> tuple[str, str]:
         with out.share("outer", "o"):
             out("row = o * axis * 4", f"full = axis // {lanes} * {lanes}", "left = axis - full")
             fold_run(out, isa, "x + row", "axis", "v_max", "least", lambda v: v)
-            out("shift = acc", "acc = zero")
+            out("shift = acc", "acc = v_mul(zero, shift)")
             with out.block(f"for i in range(0, full, {lanes})"):
-                out(f"v = v_exp(v_sub(vec_load(x + row + i * 4, {lanes}), shift))", "acc = v_add(acc, v)")
+                out(f"v = v_exp_down(v_sub(vec_load(x + row + i * 4, {lanes}), shift))", "acc = v_add(acc, v)")
                 out("vec_store(y + row + i * 4, v)")
             with out.block("if left > 0"):
-                out(f"v = v_exp(v_sub(vec_load_first(x + row + full * 4, left, {lanes}), shift))")
+                out(f"v = v_exp_down(v_sub(vec_load_first(x + row + full * 4, left, {lanes}), shift))")
                 out("acc = v_add(acc, vec_keep_first(v, left, zero))", "vec_store_first(y + row + full * 4, v, left)")
             across(out, lanes, "v_add")
             out(total)
-            with out.block(f"for i in range(0, axis, {lanes})"):
-                out(f"v = vec_load_first({last[0]} + row + i * 4, axis - i, {lanes})")
-                out(f"vec_store_first(y + row + i * 4, {last[1]}, axis - i)")
+            with out.block(f"for i in range(0, full, {lanes})"):
+                out(f"v = vec_load({last[0]} + row + i * 4, {lanes})", f"vec_store(y + row + i * 4, {last[1]})")
+            with out.block("if left > 0"):
+                out(f"v = vec_load_first({last[0]} + row + full * 4, left, {lanes})")
+                out(f"vec_store_first(y + row + full * 4, {last[1]}, left)")
         return out.finish()
     out(f"blocks = (inner + {lanes - 1}) // {lanes}")
     with out.share("outer * blocks", "item"):
         out("o = item // blocks", f"at = (item - o * blocks) * {lanes}", "count = inner - at")
-        out("base = (o * axis * inner + at) * 4", "shift = least", "acc = zero")
+        out("base = (o * axis * inner + at) * 4", "shift = least")
         with out.block("for i in range(axis)"):
             out(f"shift = v_max(shift, vec_load_first(x + base + i * inner * 4, count, {lanes}))")
+        out("acc = v_mul(zero, shift)")
         with out.block("for i in range(axis)"):
-            out(f"v = v_exp(v_sub(vec_load_first(x + base + i * inner * 4, count, {lanes}), shift))")
+            out(f"v = v_exp_down(v_sub(vec_load_first(x + base + i * inner * 4, count, {lanes}), shift))")
             out("acc = v_add(acc, v)", "vec_store_first(y + base + i * inner * 4, v, count)")
         out(total)
         with out.block("for i in range(axis)"):

@@ -106,6 +106,12 @@ def exp_within(builder: Any, x: Value) -> Value:
     return builder.bitcast(builder.add(builder.bitcast(p, _whole(x)), exponent), x.type)
 
 
+def exp_down(builder: Any, x: Value) -> Value:
+    """exp(x) for x <= 0, likewise; 0 below -87."""
+    found = exp_within(builder, at_least(builder, x, const(x, -86.0)))
+    return builder.select(builder.fcmp_ordered("<", x, const(x, -87.0)), const(x, 0.0), found)
+
+
 def _reduced(builder: Any, x: Value) -> tuple[Value, Value, Value]:
     """A sum with n = round(x / ln 2) in its lowest bits, the r that is left, and Q(r) with exp(r) = 1 + r Q(r)."""
     shifted = fma(builder, x, const(x, LOG2E), const(x, MAGIC))

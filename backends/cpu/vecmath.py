@@ -22,6 +22,7 @@ from convc.backends.cpu.vecexp import (
     ceil,
     const,
     exp,
+    exp_down,
     exp_within,
     expm1,
     fabs,
@@ -217,7 +218,7 @@ FUNCTIONS: dict[str, tuple[int, Callable[..., Value]]] = {
     "add": (2, lambda b, x, y: b.fadd(x, y)), "sub": (2, lambda b, x, y: b.fsub(x, y)),
     "mul": (2, lambda b, x, y: b.fmul(x, y)), "div": (2, lambda b, x, y: b.fdiv(x, y)),
     "max": (2, maximum), "max_of_three": (3, maximum_of_three), "min": (2, minimum),
-    "pow": (2, power), "square": (1, lambda b, x: b.fmul(x, x)), "mod": (2, _modulo),
+    "exp_down": (1, exp_down), "pow": (2, power), "square": (1, lambda b, x: b.fmul(x, x)), "mod": (2, _modulo),
     "fmod": (2, lambda b, x, y: b.frem(x, y)),
     "scale_shift": (3, fma),
 }  # fmt: skip

@@ -142,6 +142,21 @@ def test_softmax_over_every_axis(rank: int) -> None:
     )
 
 
+@pytest.mark.parametrize("target", TARGET)
+def test_softmax_of_what_is_not_finite(target: str) -> None:
+    """A row is NaN where one element is, or where the largest is infinite; -inf has no share."""
+    b = Builder("softmax")
+    x = b.input("x", (5, 37))
+    graph = b.finish([op(x, axis=axis) for op in (b.softmax, b.log_softmax) for axis in (0, 1)])
+    values = 30 * np.random.default_rng(1).standard_normal((5, 37)).astype(np.float32)
+    values[0, 36], values[1, 3], values[2] = np.nan, np.inf, -np.inf
+    values[3, ::2] = -np.inf
+    with np.errstate(invalid="ignore"):
+        model = check(graph, {"x": values}, target=target)
+    row = model(values)[1][3]
+    assert (row[::2] == 0).all() and (row[1::2] > 0).any()
+
+
 REDUCTIONS = ["reduce_sum", "reduce_mean", "reduce_max", "reduce_min", "reduce_prod", "reduce_l2"]
 
 

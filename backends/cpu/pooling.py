@@ -17,8 +17,10 @@ from convc.ir.graph import Node
 
 LEAST = "-1e999"
 """Minus infinity as a literal."""
+MOST_COLUMNS = 16
+"""Of a window whose columns are written out in the kernel, and stay in registers from one window to the next."""
 MOST_TAPS = 64
-"""Of a window whose columns are written out in the kernel."""
+"""Of a window whose rows are written out, too."""
 ARGUMENTS = [
     "x", "y", "x_planes", "y_planes", "count", "images", "rows", "width", "out_rows", "out_width", "x_image", "x_row",
     "y_image", "y_row", "kh", "kw", "sh", "sw", "dh", "dw", "top", "left", "bottom", "right",
@@ -35,9 +37,9 @@ class Window:
 
     @staticmethod
     def of(attrs: Mapping[str, Any]) -> Window | None:
-        """Of a pooling's attributes; None where it has more taps than are written out."""
+        """Of a pooling's attributes; None where it has more columns than are written out."""
         kernel, stride, dilation = (attrs[name] for name in ("kernel", "stride", "dilation"))
-        return Window(kernel, stride, dilation) if kernel[0] * kernel[1] <= MOST_TAPS else None
+        return Window(kernel, stride, dilation) if kernel[1] <= MOST_COLUMNS else None
 
     def __str__(self) -> str:
         facts = "x".join(map(str, self.kernel)) + "_s" + "x".join(map(str, self.stride))
@@ -80,6 +82,9 @@ def emit_pool(isa: Isa, kind: str, window: Window | None) -> tuple[str, str]:
             cells = {"average": "(r1 - r0) * kw", "average_padded": "h * kw"}
             if kind in cells:
                 out(f"share = vec_of(1.0 / ({cells[kind]}), {isa.lanes})")
+            if window.kernel[0] * window.kernel[1] > MOST_TAPS:
+                _by_columns(out, isa, kind, window, all_rows=False)
+                return out.finish()
             with out.block("if r1 - r0 == kh"):
                 _by_columns(out, isa, kind, window, all_rows=True)
             with out.block("else"):

@@ -24,6 +24,7 @@ POOLS: list[dict[str, Any]] = [
     {"kernel": (1, 3), "padding": (0, 1, 0, 1)}, {"kernel": (3, 1), "stride": (2, 1)}, {"kernel": (4, 4)},
     {"kernel": (5, 5), "stride": (1, 2), "padding": (2, 2, 2, 2)},
     {"kernel": (13, 5), "stride": (1, 2), "padding": (6, 2, 6, 2)},
+    {"kernel": (3, 17), "padding": (1, 8, 1, 8)},
 ]  # fmt: skip
 TARGET = [TARGETS[0], *(pytest.param(target, marks=pytest.mark.slow) for target in TARGETS[1:])]
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+import numpy as np
+
 from convc.dims import Size, concrete
 from convc.ir.graph import Graph, Node, constant, make_node
 from convc.ops.base import optional
@@ -12,6 +14,67 @@ from convc.types import product
 
 LAST, FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 """Transpositions to [N, H, W, C], and back."""
+
+
+def prepare(graph: Graph, convolve_from: int | None = None) -> Graph:
+    """The graph as kernels take it. `convolve_from`: as in `flatten_linears`."""
+    return flatten_linears(multiply_single_pixels(graph), convolve_from)
+
+
+def multiply_single_pixels(graph: Graph) -> Graph:
+    """A transposed convolution of maps of one pixel, without padding, is a product with its kernels: a linear.
+
+    y[n, k, r, s] = sum over c of x[n, c] w[c, k, r, s]. As a convolution it would multiply mostly zeros.
+    """
+    found = {node.name for node in graph.nodes if _multiplies_pixels(graph, node)}
+    if not found:
+        return graph
+    made: dict[str, Node] = {}
+
+    def fresh(name: str) -> str:
+        return fresh(f"{name}_") if name in made or name in graph else name
+
+    def keep(node: Node) -> Node:
+        made[node.name] = node
+        return node
+
+    for node in graph.nodes:
+        if node.name not in found:
+            made[node.name] = node
+            continue
+        x, w, b, residual = (*(made[name] if name else None for name in node.inputs), None, None)[:4]
+        assert x is not None and w is not None
+        batch, channels = x.type.shape[:2]
+        count = product(node.type.shape[1:])
+        kernels = w.array.reshape(concrete(channels, {}), -1).T
+        operands: list[Node | None] = [
+            keep(make_node("reshape", fresh(f"{node.name}.x"), [x], {"shape": (batch, channels)})),
+            keep(constant(fresh(f"{node.name}.w"), kernels, source=w.source)),
+        ]
+        if b is not None:
+            bias = np.repeat(b.array, concrete(product(node.type.shape[2:]), {}))
+            operands.append(keep(constant(fresh(f"{node.name}.b"), bias, source=b.source)))
+        if residual is not None:
+            operands += [None] * (3 - len(operands))
+            operands.append(keep(make_node("reshape", fresh(f"{node.name}.r"), [residual], {"shape": (batch, count)})))
+        attrs = {"activation": node.attrs["activation"]}
+        done = keep(make_node("linear", fresh(f"{node.name}.rows"), operands, attrs, source=node.source))
+        keep(make_node("reshape", node.name, [done], {"shape": node.type.shape}, source=node.source))
+    return Graph.build(graph.name, _alive(made, graph), graph.outputs, graph.nominal)
+
+
+def _multiplies_pixels(graph: Graph, node: Node) -> bool:
+    if node.op != "conv_transpose2d":
+        return False
+    x, w = (graph[str(name)] for name in node.inputs[:2])
+    attrs, known = node.attrs, w.op == "constant" and w.value.present
+    whole = x.type.shape[2:] == (1, 1) and node.type.shape[2:] == w.type.shape[2:] and not any(attrs["padding"])
+    return known and whole and attrs["groups"] == 1 and attrs["dilation"] == (1, 1) and _known_bias(graph, node)
+
+
+def _known_bias(graph: Graph, node: Node) -> bool:
+    name = node.input("b")
+    return name is None or (graph[name].op == "constant" and graph[name].value.present)
 
 
 def flatten_linears(graph: Graph, convolve_from: int | None = None) -> Graph:

@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from convc.backends.aligned import aligned_empty
+from convc.backends.assemble import Assembler
 from convc.backends.cpu import conv
+from convc.backends.operands import constant_of
 from convc.backends.program import Ints, Planes
 from convc.dims import concrete
 from convc.ir.graph import Graph, Node
@@ -148,6 +150,15 @@ def wanted_places(node: Node, graph: Graph, lanes: int) -> Ints | None:
     if groups == channels or not isinstance(channels, int) or not prefers_lanes(out, channels, groups, lanes):
         return None
     return lane_places(channels, groups, lanes)
+
+
+def bias_of(asm: Assembler, node: Node, channels: Channels) -> Array:
+    """The bias of every lane of every block, 0 where the node has none."""
+    bias = np.zeros(channels.slots.size, np.float32)
+    if node.input("b") is not None:
+        filled = channels.slots.reshape(-1)
+        bias[filled >= 0] = constant_of(asm, node, "b")[filled[filled >= 0]]
+    return bias
 
 
 def make_taps(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from convc.backends.cpu import conv, winograd_call
+from convc.backends.cpu import conv, phases, winograd_call
 from convc.backends.cpu.channels import prefers_lanes
 from convc.backends.cpu.choice import Facts, candidates
 from convc.backends.cpu.isa import Isa
@@ -71,9 +71,13 @@ class CpuCost:
         if node.op == "conv2d" and groups == 1 and not by_lane:
             flat = taps == 1 and node.attrs["stride"] == (1, 1)
             size = kernel[2], kernel[3]
-            apart = winograd_call.apart_of(node, size, groups)
-            facts = Facts.of(shape, -(-kernel[1] // lanes), kernel[1], size, blocks, flat, apart)
-            steps = candidates(self.isa, facts)[0][1]
+            if 2 * channels <= lanes:  # the caller's, most likely
+                cut = phases.phases_of(node, self.isa, channels, size)
+                steps = phases.ranked(self.isa, cut, shape, channels, size)[0][1]
+            else:
+                apart = winograd_call.apart_of(node, size, groups)
+                facts = Facts.of(shape, -(-kernel[1] // lanes), kernel[1], size, blocks, flat, apart)
+                steps = candidates(self.isa, facts)[0][1]
         else:
             tile = conv.choose_tile(self.isa, blocks, count, width, lines)
             steps = bundles * count * conv.tile_cycles(self.isa, tile, blocks, count, width, lines)

@@ -9,8 +9,8 @@ from typing import Any
 from convc.backends.assemble import Assembler
 from convc.backends.binding import Binding, Word, offsets_table
 from convc.backends.cpu.activations import float32, float_word, function_of
-from convc.backends.cpu.channels import Taps, make_taps, pack_weights
-from convc.backends.cpu.convolution import bias_of, match_channels
+from convc.backends.cpu.channels import Taps, bias_of, make_taps, pack_weights
+from convc.backends.cpu.convolution import match_channels
 from convc.backends.cpu.isa import Isa
 from convc.backends.cpu.linear import LinearSpec, emit, scratch_bytes, tile_for
 from convc.backends.operands import constant_of

@@ -20,10 +20,12 @@ from convc.backends.cpu import (
     norm_planes,
     normalisation,
     pack,
+    phases,
     pooling,
     reductions,
     resampling,
     take,
+    transposed,
     winograd_call,
 )  # fmt: skip
 from convc.backends.cpu.choice import Choice
@@ -32,7 +34,7 @@ from convc.backends.cpu.isa import Isa
 from convc.backends.cpu.merge import merge_ends
 from convc.backends.cpu.places import output_places
 from convc.backends.cpu.pool_behind import pool_behind
-from convc.backends.prepare import flatten_linears
+from convc.backends.prepare import prepare
 from convc.backends.program import Buffer, Plain, Program, Step
 from convc.errors import TargetError
 from convc.ir.graph import Graph, Node
@@ -58,7 +60,7 @@ ELEMENTWISE = (
 )  # fmt: skip
 
 LOWER: dict[str, Lower] = {
-    "conv2d": convolution.lower_conv2d, "conv_transpose2d": convolution.lower_conv_transpose2d,
+    "conv2d": convolution.lower_conv2d, "conv_transpose2d": transposed.lower_conv_transpose2d,
     "linear": linear_call.lower_linear, "matmul": matmul.lower_matmul, "batch_norm": elementwise.lower_batch_norm,
     "max_pool2d": pooling.lower_pool, "avg_pool2d": pooling.lower_pool, "global_avg_pool": pooling.lower_global,
     "global_max_pool": pooling.lower_global, "softmax": reductions.lower_along, "log_softmax": reductions.lower_along,
@@ -72,7 +74,7 @@ LOWER: dict[str, Lower] = {
 
 ARGUMENTS: Mapping[str, Callable[[Step, Binding], Sequence[Word]]] = {
     "conv": conv_call.arguments, "winograd": winograd_call.arguments, "linear": linear_call.arguments,
-    "pack": pack.pack_arguments, "unpack": pack.unpack_arguments,
+    "pack": pack.pack_arguments, "unpack": pack.unpack_arguments, "phases": phases.arguments,
     "relayout": moves.relayout_arguments, "clear_halo": moves.clear_halo_arguments,
     "index_copy": moves.index_copy_arguments, "map_planes": maps.planes_arguments,
     "map_plain": maps.plain_arguments, "map_scalar": maps.scalar_arguments, "pool": pooling.pool_arguments,
@@ -99,7 +101,7 @@ def lower_with(
     if missing:
         listed = ", ".join(str(node) for node in missing)
         raise TargetError(f"the CPU has no kernels for {listed}", hint="use target='reference'")
-    graph = flatten_linears(graph, MANY_ROWS)
+    graph = prepare(graph, MANY_ROWS)
     places = output_places(graph, isa.lanes)
 
     def lowered(gaps: Mapping[str, bool]) -> Assembler:

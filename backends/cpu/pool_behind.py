@@ -32,7 +32,8 @@ def pool_behind(asm: Assembler, isa: Isa) -> None:
         if conv.family != "winograd" or not _same_planes(conv, source):
             continue
         call = conv.params["call"]
-        if call.spec.apart > 1 or call.spec.form.down % 2 or call.spec.form.down != call.spec.form.across:
+        spread = call.spec.apart > 1 or call.spec.every > 1
+        if spread or call.spec.form.down % 2 or call.spec.form.down != call.spec.form.across:
             continue
         kind = "max" if asm.graph[pool.node].op == "max_pool2d" else "average"
         spec = replace(call.spec, pool=kind)

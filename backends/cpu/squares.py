@@ -74,6 +74,78 @@ def square_gather(typingctx: Any, base: Any, table: Any, count: Any, lanes: Any)
     return Tile(width, 1, width)(types.int64, types.int64, types.int64, lanes), codegen
 
 
+@intrinsic(prefer_literal=True)
+def square_phases(
+    typingctx: Any, base: Any, table: Any, row: Any, column: Any, height: Any, width: Any, line: Any, apart: Any,
+    lanes: Any,
+) -> Any:  # fmt: skip
+    """A tile whose row i holds, in lane l, float `column` + i * apart + l % apart of a row of floats, 0 beyond it.
+
+    Lanes go by `apart`: the table lists for each of them as int64 the byte offset from base of a map of `height` x
+    `width` floats, rows `line` bytes apart, and what is added to `row`; a negative offset is no map.
+    """
+    size, gap = literal(lanes, "lanes"), literal(apart, "apart")
+    assert size % gap == 0
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Sequence[Value]) -> Value:
+        base, table, row, column, height, width, line = args[:7]
+        least, end = builder.neg(column), builder.sub(width, column)
+        nothing = ir.Constant(ir.VectorType(I1, size), [False] * size)
+        masks = [_between(builder, least, end, part * size, size) for part in range(gap)]
+        rows: list[Value] = []
+        for index in range(size // gap):
+            offset, down = (builder.load(pointer(builder, table, I64, 8 * (2 * index + i)), align=8) for i in range(2))
+            at = builder.add(row, down)
+            inside = builder.and_(builder.icmp_signed(">=", at, I64(0)), builder.icmp_signed("<", at, height))
+            there = builder.and_(inside, builder.icmp_signed(">=", offset, I64(0)))
+            start = builder.add(
+                builder.add(base, offset), builder.add(builder.mul(at, line), builder.mul(column, I64(4)))
+            )
+            parts = [
+                _load_some(builder, start, 4 * part * size, builder.select(there, mask, nothing), size)
+                for part, mask in enumerate(masks)
+            ]
+            rows += [_each(builder, parts, first) for first in range(gap)]
+        return tile_join(builder, Tile(size, 1, size), _turned(builder, rows))
+
+    return Tile(size, 1, size)(*[types.int64] * 7, apart, lanes), codegen
+
+
+def _between(builder: Any, least: Value, end: Value, at: int, lanes: int) -> Value:
+    """Which of the numbers from `at` on are not less than `least`, and less than `end`."""
+    numbers = ir.Constant(ir.VectorType(I64, lanes), [at + lane for lane in range(lanes)])
+    return builder.and_(
+        builder.icmp_signed(">=", numbers, splat(builder, least, lanes)),
+        builder.icmp_signed("<", numbers, splat(builder, end, lanes)),
+    )
+
+
+def _load_some(builder: Any, address: Value, offset: int, which: Value, lanes: int) -> Value:
+    """The floats at address + offset bytes that a mask names, 0 for the others, which are not read."""
+    kind, mask = vector(lanes), ir.VectorType(I1, lanes)
+    name = f"llvm.masked.load.v{lanes}f32.p0v{lanes}f32"
+    load = function(builder, name, kind, [kind.as_pointer(), I32, mask, kind])
+    return builder.call(
+        load, [pointer(builder, address, kind, offset), I32(4), which, ir.Constant(kind, [0.0] * lanes)]
+    )
+
+
+def _each(builder: Any, parts: Sequence[Value], first: int) -> Value:
+    """Of as many vectors that follow each other as floats are apart: every such float from the `first` on."""
+    found, apart = parts[0], len(parts)
+    if apart == 1:
+        return found
+    size = found.type.count
+    for index, part in enumerate(parts[1:], 1):
+        picked = []
+        for lane in range(size):
+            place = first + lane * apart - index * size
+            before = first + lane * apart if index == 1 else lane
+            picked.append(before if place < 0 else size + min(place, size - 1))
+        found = builder.shuffle_vector(found, part, ir.Constant(ir.VectorType(I32, size), picked))
+    return found
+
+
 @intrinsic
 def square_scatter(typingctx: Any, tile: Any, base: Any, table: Any, count: Any) -> Any:
     """Write lane l of the first `count` rows of a square tile to base + int64 l of the table, where that is not
@@ -93,4 +165,6 @@ def square_scatter(typingctx: Any, tile: Any, base: Any, table: Any, count: Any)
     return types.void(tile, types.int64, types.int64, types.int64), codegen
 
 
-VOCABULARY: dict[str, Any] = {"square_gather": square_gather, "square_scatter": square_scatter}
+VOCABULARY: dict[str, Any] = {
+    "square_gather": square_gather, "square_phases": square_phases, "square_scatter": square_scatter,
+}  # fmt: skip

@@ -22,7 +22,7 @@ from convc.backends.cpu.driver import DRIVERS
 from convc.backends.cpu.executable import Executable
 from convc.backends.cpu.isa import Isa, host_processor
 from convc.backends.cpu.lower import MANY_ROWS, lower_with
-from convc.backends.prepare import flatten_linears
+from convc.backends.prepare import prepare
 from convc.backends.program import Planes, Program, Step
 from convc.backends.store import Store
 from convc.backends.workers import Progress
@@ -65,7 +65,7 @@ def tuned(graph: Graph, isa: Isa, store: Store, limits: Limits, progress: Progre
 
 def layers_of(graph: Graph, isa: Isa) -> list[Layer]:
     """The convolutions of a graph that leave a choice, each kind once."""
-    graph = flatten_linears(graph, MANY_ROWS)
+    graph = prepare(graph, MANY_ROWS)
     program, candidates = lower_with(graph, isa)
     gaps = {step.node: _reads_gaps(program, step) for step in program.steps if step.family in MEASURED}
     found: dict[str, list[str]] = {}

@@ -49,6 +49,8 @@ class Epilogue(Protocol):
     @property
     def apart(self) -> int: ...
     @property
+    def every(self) -> int: ...
+    @property
     def pool(self) -> str: ...
     @property
     def residual(self) -> bool: ...
@@ -60,7 +62,7 @@ class Epilogue(Protocol):
 class WinogradSpec:
     """What changes the instructions: the form, `apart` pixels between taps, the register tile, the epilogue. `unroll`:
     as in ConvSpec; `streams`: in which the next weights are fetched; `pool`: "max" or "average" of 2 x 2 outputs, where
-    a call asks for it.
+    a call asks for it; `every`: pixels from one output to the next of its row, as of a transposed convolution's phase.
     """
 
     form: Form
@@ -74,13 +76,19 @@ class WinogradSpec:
     activation: str
     params: int
     pool: str = ""
+    every: int = 1
 
     def name(self, isa: Isa) -> str:
         """The kernel's name: its facts in order."""
-        facts = ["f32", "winograd", str(self.form)] + [f"d{self.apart}"] * (self.apart > 1)
+        facts = ["f32", "winograd", str(self.form), *placed(self.apart, self.every)]
         facts.append(f"{self.rows}x{self.cols}" + (f"r{self.rest}" if self.rest else "") + f"k{self.unroll}")
         facts += [f"s{self.streams}"] * (self.streams > 1) + [f"pool_{self.pool}"] * bool(self.pool)
         return "_".join(facts + name_end(self.residual, self.activation)) + f"__{isa.name}"
+
+
+def placed(apart: int, every: int) -> list[str]:
+    """Parts of a kernel's name: pixels between its taps, and between its outputs, where they are not 1."""
+    return [f"d{apart}"] * (apart > 1) + [f"every{every}"] * (every > 1)
 
 
 def emit(spec: WinogradSpec, isa: Isa) -> tuple[str, str]:
@@ -141,7 +149,8 @@ def add_facts(out: Writer, spec: Epilogue, vector: int) -> None:
         # a pooling halves the side of a tile of outputs
         halved = letter == "y" and spec.pool
         down, along = (place.format(f"y_side * {d}") for place in corner) if halved else (row, col)
-        at_letter = f"image * {letter}_image + {down} * {letter}_row + {along} * {vector}"
+        pixel = vector if letter == "x" else vector * spec.every
+        at_letter = f"image * {letter}_image + {down} * {letter}_row + {along} * {pixel}"
         out(f"store_i64(facts, at + {index}, {at_letter})")
     left = f"(height - {row} + {d - 1}) // {d}", f"(width - {col} + {d - 1}) // {d}"
     left = left if d > 1 else (f"height - {row}", f"width - {col}")
@@ -181,7 +190,7 @@ def finish(out: Writer, spec: Epilogue, isa: Isa, parameters: str, source: str) 
     """Outputs of one block of channels q. `source`: where the products of tile t are, the bytes from one row of points
     to the next, and from one point to the next.
     """
-    vector, d, form = isa.lanes * 4, spec.apart, spec.form
+    vector, d, form, gap = isa.lanes * 4, spec.apart, spec.form, spec.apart * spec.every
     out(f"b = bias + q * {vector}", "yp = y + load_i64(y_planes, q)")
     if spec.residual:
         out("rp = r")
@@ -192,11 +201,11 @@ def finish(out: Writer, spec: Epilogue, isa: Isa, parameters: str, source: str) 
         out(f"at = t * {WORDS}", f"o = winograd_output({source}, b, {sizes})")
         if spec.residual:
             with out.block("if r_planes != 0"):
-                out(f"o = grid_add(o, rp + load_i64(facts, at + 2), r_row * {d}, {form.across}, {d})")
+                out(f"o = grid_add(o, rp + load_i64(facts, at + 2), r_row * {d}, {form.across}, {gap})")
         if spec.activation:
             out(f"o = v_{spec.activation}(o{parameters})")
         out("rows = load_i64(facts, at + 3)", "columns = load_i64(facts, at + 4)")
-        whole = f"grid_store(o, yp + load_i64(facts, at + 1), y_row * {d}, {form.across}, {d}, rows, columns)"
+        whole = f"grid_store(o, yp + load_i64(facts, at + 1), y_row * {d}, {form.across}, {gap}, rows, columns)"
         if not spec.pool:
             out(whole)
             return

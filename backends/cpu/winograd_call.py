@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,20 +12,20 @@ from convc.backends.aligned import aligned_empty
 from convc.backends.assemble import Assembler
 from convc.backends.binding import Binding, Word, offsets_table
 from convc.backends.cpu import conv, merge
-from convc.backends.cpu.activations import float_word
-from convc.backends.cpu.channels import Channels, Taps, pack_weights, rows_of
+from convc.backends.cpu.activations import float_word, function_of
+from convc.backends.cpu.channels import Channels, bias_of, make_taps, pack_weights, rows_of
 from convc.backends.cpu.choice import Choice
 from convc.backends.cpu.isa import Isa
 from convc.backends.cpu.winograd import WORDS, WinogradSpec, streams_of
 from convc.backends.cpu.winograd_few import FewSpec
 from convc.backends.cpu.winograd_plan import ceil_div, part_blocks, plan_blocks, tile_grid, tiles_in
 from convc.backends.cpu.winograd_points import Form, forms_of, transform_kernels, weigh_kernels
-from convc.backends.halo import Halo
+from convc.backends.halo import Halo, reach
 from convc.backends.program import Ints, Planes, Step
 from convc.dims import Size, concrete
 from convc.ir.graph import Node
 from convc.parallel import each
-from convc.types import Array
+from convc.types import Activation, Array
 
 
 def apart_of(node: Node, kernel: tuple[int, int], groups: int) -> int:
@@ -38,10 +38,28 @@ def apart_of(node: Node, kernel: tuple[int, int], groups: int) -> int:
     return int(apart.pop())
 
 
-def _overhang(size: Size, tile: int, apart: int) -> Size:
-    """Rows or columns that tiles of outputs reach beyond the last."""
-    tiles = ((size + apart - 1) // apart + tile - 1) // tile
-    return tiles * (tile * apart) - size
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where outputs lie, `height` x `width` of them: the first at `start`, then `every` so many rows and columns; and
+    where their first inputs do: `padding` rows and columns above and left of the first. `apart`: pixels between taps.
+    """
+
+    padding: tuple[int, int]
+    apart: int
+    height: Size
+    width: Size
+    start: tuple[int, int] = (0, 0)
+    every: tuple[int, int] = (1, 1)
+
+    def halo(self, form: Form, x: Planes) -> Halo:
+        """What is read around x by whole tiles of outputs."""
+        below = reach(x.height, self._covered(self.height, form.down), 1, form.height, self.apart, self.padding[0])
+        beyond = reach(x.width, self._covered(self.width, form.across), 1, form.breadth, self.apart, self.padding[1])
+        return Halo.of(*self.padding, below, beyond)
+
+    def _covered(self, size: Size, tile: int) -> Size:
+        tiles = ((size + self.apart - 1) // self.apart + tile - 1) // tile
+        return tiles * (tile * self.apart)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,9 +70,7 @@ class WinogradCall:
     isa: Isa
     plane: Ints
     lane: Ints
-    padding: tuple[int, int]
-    height: Size
-    width: Size
+    place: Place
     blocks_out: int
     weights: str
     bias: str
@@ -65,47 +81,46 @@ class WinogradCall:
 
 def append(
     asm: Assembler, node: Node, isa: Isa, choice: Choice, x: Planes, y: Planes, residual: Planes | None,
-    channels: Channels, taps: Taps, order: Ints, weights: Array, bias: Array, activation: str,
-    params: tuple[float, ...],
+    channels: Channels, weights: Callable[[], Array], place: Place, *, joins: bool = False,
 ) -> None:  # fmt: skip
-    """Append the call. `taps` and `order` are those of a 1x1 convolution on x; `weights` is [out, in, R, S]."""
+    """Append the call that writes outputs at a place in y; `weights` makes the kernels, [out, in, R, S]."""
     form = choice.form
     assert form is not None
-    apart = apart_of(node, (form.height, form.breadth), 1)
-    top, left, bottom, right = node.attrs["padding"]
-    below, beyond = _overhang(y.height, form.down, apart), _overhang(y.width, form.across, apart)
-    asm.need_halo(x, Halo.of(top, left, bottom + below, right + beyond))
-    blocks = channels.group_blocks
-    inputs = order[0, :, 0]
-    epilogue = residual is not None, activation, len(params)
+    asm.need_halo(x, place.halo(form, x))
+    taps, order = make_taps(x, channels, [(0, 0, 0, 0)], 1)
+    inputs, blocks = order[0, :, 0], channels.group_blocks
+    activation: Activation | None = node.attrs["activation"]
+    function, params = function_of(activation) if activation is not None else ("", ())
+    epilogue = residual is not None, function, len(params)
     spec: WinogradSpec | FewSpec
     if choice.few:
-        spec = FewSpec(form, apart, choice.rows, *epilogue)
+        spec = FewSpec(form, place.apart, choice.rows, *epilogue, every=place.every[1])
     else:
         unroll = conv.unroll_of(isa, "dense", len(inputs))
-        images, height, width = (concrete(size, asm.graph.nominal) for size in (y.batch, y.height, y.width))
-        strips = ceil_div(tiles_in(form, images, height, width, apart), choice.rows)
+        images, height, width = (concrete(size, asm.graph.nominal) for size in (y.batch, place.height, place.width))
+        strips = ceil_div(tiles_in(form, images, height, width, place.apart), choice.rows)
         streams = streams_of(isa, len(inputs), choice.cols, strips)
         tile = choice.rows, choice.cols, blocks % choice.cols
-        spec = WinogradSpec(form, apart, *tile, unroll, streams, *epilogue)
+        spec = WinogradSpec(form, place.apart, *tile, unroll, streams, *epilogue, every=place.every[1])
 
     def pack() -> Array:
+        kernels = weights()
         if choice.few:
-            kernels = weigh_kernels(weights, form.rows).reshape(*weights.shape[:2], -1)
+            weighed = weigh_kernels(kernels, form.rows).reshape(*kernels.shape[:2], -1)
             columns = inputs[:, None] * 9 + np.arange(9)
-            return pack_weights(kernels.reshape(len(weights), -1), channels, columns.reshape(1, -1), 1)
-        return pack_points(form, weights, channels, inputs, choice.cols)
+            return pack_weights(weighed.reshape(len(kernels), -1), channels, columns.reshape(1, -1), 1)
+        return pack_points(form, kernels, channels, inputs, choice.cols)
 
     count = channels.slots.size * len(inputs) * (9 if choice.few else form.points)
     call = WinogradCall(
-        spec, isa, taps.plane[0], taps.lane[0], (top, left), y.height, y.width, blocks,
-        asm.pack_later(f"{node.name}.u", count, pack), asm.pack(f"{node.name}.b", bias), params,
+        spec, isa, taps.plane[0], taps.lane[0], place, blocks, asm.pack_later(f"{node.name}.u", count, pack),
+        asm.pack(f"{node.name}.b", bias_of(asm, node, channels)), params,
     )  # fmt: skip
     facts: dict[str, Any] = {"call": call}
-    if residual is not None:
+    if residual is not None and place.every == (1, 1):
         facts["in_place"] = 1
     reads = (x, residual) if residual is not None else (x,)
-    asm.step(merge.emit(spec, isa), "winograd", node.name, reads, (y,), facts)
+    asm.step(merge.emit(spec, isa), "winograd", node.name, reads, (y,), facts, joins=joins)
 
 
 def pack_points(form: Form, weights: Array, channels: Channels, inputs: Ints, cols: int) -> Array:
@@ -142,8 +157,8 @@ def arguments(step: Step, bound: Binding) -> Sequence[Word]:
     added = step.reads[1] if len(step.reads) > 1 else None
     r = bound.geometry(added) if isinstance(added, Planes) else y
     spec, vector, blocks = call.spec, source.lanes * 4, call.blocks_out
-    height, width = bound.size(call.height), bound.size(call.width)
-    form = spec.form
+    place, form = call.place, spec.form
+    height, width = bound.size(place.height), bound.size(place.width)
     down, across = tile_grid(form, height, width, spec.apart)
     total = max(x.images * spec.apart**2 * down * across, 1)
     few = isinstance(spec, FewSpec)
@@ -164,14 +179,15 @@ def arguments(step: Step, bound: Binding) -> Sequence[Word]:
         need = facts + form.points * (v_point + p_point)
         last = v_point, p_point
     scratch, every = bound.scratch(need)
-    top, left = call.padding
+    (top, left), (a, b), down_every = place.padding, place.start, place.every[0]
     offsets = call.plane * plane + call.lane * 4
-    residual: Sequence[Word] = (bound.arena, bound.table(r.planes)) if added is not None else (0, 0)
+    r_start = bound.arena + (a * r.row + b * r.pixel)
+    residual: Sequence[Word] = (r_start, bound.table(r.planes)) if added is not None else (0, 0)
     return [
         bound.arena + (-top * x.row - left * x.pixel), bound.constant(call.weights), bound.constant(call.bias),
-        bound.arena, residual[0], bound.table(x.planes), bound.table(y.planes), residual[1],
+        bound.arena + (a * y.row + b * y.pixel), residual[0], bound.table(x.planes), bound.table(y.planes), residual[1],
         bound.table(offsets_table(offsets, step.node)), len(x.planes), len(offsets), x.images, down, across,
-        height, width, x.image, x.row, y.image, y.row, form.down // call.shrink, r.image, r.row, blocks, plan.tiles,
-        plan.parts,
-        *last, scratch, every, *(float_word(p) for p in call.params),
+        height, width, x.image, x.row, y.image, y.row * down_every, form.down // call.shrink, r.image,
+        r.row * down_every, blocks, plan.tiles, plan.parts, *last, scratch, every,
+        *(float_word(p) for p in call.params),
     ]  # fmt: skip

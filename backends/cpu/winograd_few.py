@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from convc.backends.cpu.activations import name_end, write_parameters
 from convc.backends.cpu.isa import Isa
-from convc.backends.cpu.winograd import SIZES, WORDS, add_facts, finish
+from convc.backends.cpu.winograd import SIZES, WORDS, add_facts, finish, placed
 from convc.backends.cpu.winograd_points import Form
 from convc.backends.cpu.writer import Writer
 
@@ -30,7 +30,9 @@ measured.
 
 @dataclass(frozen=True, slots=True)
 class FewSpec:
-    """What changes the instructions: the form, `apart` pixels between taps, tiles of a group, the epilogue."""
+    """What changes the instructions: the form, `apart` pixels between taps and `every` pixels an output, tiles of a
+    group, the epilogue.
+    """
 
     form: Form
     apart: int
@@ -39,10 +41,11 @@ class FewSpec:
     activation: str
     params: int
     pool: str = ""
+    every: int = 1
 
     def name(self, isa: Isa) -> str:
         """The kernel's name: its facts in order."""
-        facts = ["f32", "winograd", str(self.form), "few"] + [f"d{self.apart}"] * (self.apart > 1)
+        facts = ["f32", "winograd", str(self.form), "few", *placed(self.apart, self.every)]
         facts += [f"pool_{self.pool}"] * bool(self.pool)
         facts += [f"{self.form.rows}x{self.together}"]
         return "_".join(facts + name_end(self.residual, self.activation)) + f"__{isa.name}"

@@ -28,6 +28,8 @@ OUTPUT_CYCLES = (25.0, 1.2)
 """Of a tile of a block of outputs: of all, and of each point and output."""
 SUM_CYCLES = 0.5
 """Of an addition or multiply-add of the transforms."""
+STRIP_CYCLES = 12.0
+"""Of a register tile at a point: to begin and to end it. Its sums are stored, one a cycle."""
 FEW_REGISTERS = 1.5
 """Times as long with 16, where the transforms spill."""
 
@@ -122,7 +124,8 @@ def _item(isa: Isa, form: Form, tile: tuple[int, int], planes: int, channels: in
     step = full * strips * conv.step_cycles(rows, cols, channels, vector)
     step += full * conv.step_cycles(left, cols, channels, vector) if left else 0.0
     step += ceil_div(size, rows) * conv.step_cycles(rows, rest, channels, vector) if rest else 0.0
-    multiply = points * channels * step
+    tiles = ceil_div(size, rows) * ceil_div(blocks_out, cols)
+    multiply = points * (channels * step + tiles * STRIP_CYCLES + size * blocks_out)
     weights = points * channels * blocks_out * vector / WEIGHT_BYTES_A_CYCLE
     held = points * size * (planes + blocks_out) * vector
     far = 2 * max(held - CACHE_BYTES, 0) / FAR_BYTES_A_CYCLE

@@ -23,7 +23,7 @@ from convc.backends.cuda import (
 from convc.backends.cuda.layout import CudaAssembler, Layer
 from convc.backends.cuda.plan import Launch, LaunchPlan
 from convc.backends.cuda.winners import Winner, project_winners
-from convc.backends.prepare import flatten_linears
+from convc.backends.prepare import prepare
 from convc.backends.program import Buffer, Ints, Plain, Program, Step
 from convc.errors import TargetError
 from convc.ir.graph import Graph, Node
@@ -90,7 +90,7 @@ def lower_with(
     if missing:
         listed = ", ".join(str(node) for node in missing)
         raise TargetError(f"CUDA has no kernels for {listed}", hint="use target='reference'")
-    graph = flatten_linears(graph)
+    graph = prepare(graph)
     storage = STORAGE[precision]
     asm = CudaAssembler(graph, f"cuda:{arch}", precision, storage, arch, moves.conversions(storage), packed, winners)
     for slot, node in enumerate(graph.inputs):

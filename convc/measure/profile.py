@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from convc.ir.graph import Graph
     from convc.model import CompiledModel
 
-MOVING = frozenset({"clear_halo", "pack", "unpack", "relayout", "copy", "index_copy", "map_planes"})
+MOVING = frozenset({"clear_halo", "pack", "unpack", "phases", "relayout", "copy", "index_copy", "map_planes"})
 """Families whose steps only prepare or deliver what a node computes: its multiply-adds are those of its other steps."""
 
 LIMIT_RUNS = 16

@@ -9,7 +9,7 @@ import pytest
 from cpu_support import TARGETS
 
 import convc
-from convc.backends.cpu import convolution
+from convc.backends.cpu import conv_append
 from convc.backends.cpu.conv_window import row_of_taps
 from convc.interp import run_graph
 
@@ -41,7 +41,7 @@ def test_the_same_bits_as_lane_by_lane(
     found = by_rows(given)
     np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
     assert modes[-1] == "window" and (modes[0] == "window") == (multiplier == 1 and attrs["kernel"] != (4, 1))
-    monkeypatch.setattr(convolution, "windowed", lambda spec, *_: spec)
+    monkeypatch.setattr(conv_append, "windowed", lambda spec, *_: spec)
     by_lane = convc.compile(graph, threads=1, target=target)
     assert "window" not in {step.params["call"].spec.mode for step in by_lane.program.steps if step.family == "conv"}
     np.testing.assert_array_equal(by_lane(given), found)

@@ -101,7 +101,7 @@ def test_steps_that_run_together_have_scratch_memory_of_their_own(transposed: bo
     together: list[tuple[int, int]] = []
     most = 0
     for step, start, end in zip(program.steps, bound.starts, ends, strict=True):
-        (at,) = np.flatnonzero(bound.kinds[start:end] == SCRATCH) if step.family == "conv" else (None,)
+        (at,) = np.flatnonzero(bound.kinds[start:end] == SCRATCH) if step.family in {"conv", "winograd"} else (None,)
         if at is not None:
             first, every = bound.words[start + at : start + at + 2]
             assert first + 3 * every <= bound.scratch_bytes

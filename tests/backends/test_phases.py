@@ -120,6 +120,16 @@ def test_weights_that_are_not_finite_are_not_mixed(forms_first: None) -> None:
     assert "phases" not in families(model) and np.isfinite(np.delete(found, 3, axis=1)).all()
 
 
+def test_transposed_weights_that_are_not_finite_are_not_mixed(forms_first: None) -> None:
+    b = Builder("infinite", seed=2)
+    w = np.random.default_rng(0).normal(size=(20, 16, 4, 4)).astype(np.float32)
+    w[1, 3, 2, 2] = np.inf
+    y = b.op("conv_transpose2d", [b.input("x", (1, 20, 6, 6)), w], stride=(2, 2), padding=(1, 1, 1, 1))
+    model = convc.compile(b.finish(y), target="cpu")
+    found = model(np.ones((1, 20, 6, 6), np.float32))
+    assert "winograd" not in families(model) and np.isfinite(np.delete(found, 3, axis=1)).all()
+
+
 def test_ordinary_stems_run_on_phases() -> None:
     """Without being made to: a 7x7 kernel of stride 2 over an image."""
     b = Builder("stem", seed=2)
@@ -183,6 +193,7 @@ def test_maps_of_one_pixel_are_multiplied(batch: int, residual: bool, bias: bool
     "attrs",
     [
         {"padding": (1, 0, 0, 0)}, {"groups": 2}, {"dilation": (1, 2)}, {"output_padding": (1, 0), "stride": (2, 2)},
+        {"padding": (1, 0, 0, 0), "output_padding": (1, 0), "stride": (2, 2)},
     ],
 )  # fmt: skip
 def test_maps_of_one_pixel_that_are_no_product(attrs: dict[str, Any]) -> None:

@@ -98,10 +98,11 @@ class Phases:
 
 def phases_of(node: Node, isa: Isa, channels: int, kernel: tuple[int, int]) -> Phases | None:
     """The phases of a conv2d, where Winograd's algorithm has a form for what they become, and those of a row of inputs
-    lie side by side in a vector.
+    lie side by side in a vector. Windows that lie apart leave pixels out: their phases would be made for nothing.
     """
     (top, left, _, _), stride = node.attrs["padding"], node.attrs["stride"]
-    if node.attrs["groups"] > 1 or node.attrs["dilation"] != (1, 1) or isa.lanes % stride[1]:
+    apart = any(step > taps for step, taps in zip(stride, kernel, strict=True))
+    if apart or node.attrs["groups"] > 1 or node.attrs["dilation"] != (1, 1) or isa.lanes % stride[1]:
         return None
     down, along = (Axis.of(*facts) for facts in zip(kernel, stride, (top, left), strict=True))
     return Phases(down, along, channels, kernel, (top, left)) if forms_of((down.taps, along.taps)) else None

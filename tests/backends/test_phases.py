@@ -104,9 +104,19 @@ def test_strided_convolutions_of_few_channels(
             np.testing.assert_array_equal(value, found[name])
 
 
-def test_a_stride_that_divides_no_vector_stays_direct(forms_first: None) -> None:
+@pytest.mark.parametrize(
+    "attrs",
+    [
+        {"kernel": 7, "stride": 3, "padding": 3},
+        {"kernel": (5, 2), "stride": (1, 4)},
+        {"kernel": (3, 3), "stride": (1 << 40, 1)},
+        {"kernel": 7, "stride": 2, "dilation": 2},
+    ],
+)
+def test_what_stays_direct(forms_first: None, attrs: dict[str, Any]) -> None:
+    """Strides that divide no vector, windows that lie apart, dilated kernels."""
     b = Builder("strided", seed=2)
-    model = check(b.finish(b.conv(b.input("x", (1, 3, 20, 20)), 16, kernel=7, stride=3, padding=3)))
+    model = check(b.finish(b.conv(b.input("x", (1, 3, 20, 20)), 16, **attrs)))
     assert "phases" not in families(model)
 
 

@@ -1,0 +1,88 @@
+"""Emitted source to machine code: what may not be in it, and what it must not do to the sums of a tile."""
+
+from __future__ import annotations
+
+import gc
+import re
+
+import pytest
+
+from convc.backends.cpu import isa, jit
+
+DOUBLED = """def doubled(a, thread, threads):
+    y = load_i64(a, 0)
+    for i in range(thread, 16):
+        store_i64(y, i, 2 * load_i64(y, i))
+"""
+CALLS = """def calls(a, thread, threads):
+    print(a)
+"""
+X86 = [kind for kind in isa.ISAS.values() if kind.name in ("avx512", "avx2")]
+
+
+def test_a_kernel_that_calls_python_is_refused() -> None:
+    with pytest.raises(Exception, match="print"):
+        jit.compile_object("calls", CALLS, isa.choose())
+
+
+@pytest.mark.parametrize("source", [DOUBLED, CALLS])
+@pytest.mark.parametrize("on", [True, False])
+def test_the_collector_is_left_as_it_was(source: str, on: bool) -> None:
+    was = gc.isenabled()
+    (gc.enable if on else gc.disable)()
+    try:
+        name = source[4 : source.index("(")]
+        if source == CALLS:
+            with pytest.raises(Exception, match="print"):
+                jit.compile_object(name, source, isa.choose())
+        else:
+            jit.compile_object(name, source, isa.choose())
+        assert gc.isenabled() is on
+    finally:
+        (gc.enable if was else gc.disable)()
+
+
+def test_one_function_is_left_of_a_kernel() -> None:
+    """What Numba lowered is part of the C function: no call between, nothing foreign declared."""
+    text = jit.compile_llvm("doubled", DOUBLED, isa.choose())
+    assert re.findall(r"^(?:define|declare).*@(\w+)\(", text, re.MULTILINE) == ["doubled"]
+
+
+def tile_loop(rows: int, cols: int, lanes: int, steps: int) -> str:
+    fma = "".join(
+        f"        acc = tile_fma(acc, x + {4 * s}, 64, w + {s * cols * lanes * 4}, None, None)\n" for s in range(steps)
+    )
+    return (
+        "def sums(a, thread, threads):\n"
+        "    x = load_i64(a, 0)\n    w = load_i64(a, 1)\n    y = load_i64(a, 2)\n    end = load_i64(a, 3)\n"
+        f"    acc = tile_zero({rows}, {cols}, {lanes})\n"
+        "    while w < end:\n"
+        f"{fma}"
+        f"        w += {steps * cols * lanes * 4}\n        x += {4 * steps}\n"
+        f"    points_store(acc, y, {rows * lanes * 4})\n"
+    )
+
+
+@pytest.mark.parametrize("kind", X86, ids=lambda kind: str(kind.name))
+@pytest.mark.parametrize("steps", [2, 4])
+def test_tiles_that_fill_the_registers_stay_in_them(kind: isa.Isa, steps: int) -> None:
+    """The loop of multiply-adds has none of its vectors on the stack."""
+    tiles = [(rows, cols) for rows, cols in kind.tiles if rows * cols + cols + 1 <= kind.registers]
+    assert tiles
+    for rows, cols in tiles:
+        lines = jit.compile_assembly("sums", tile_loop(rows, cols, kind.lanes, steps), kind).splitlines()
+        loop = _loop(lines)
+        assert sum("vfmadd" in line for line in loop) == rows * cols * steps, (rows, cols)
+        assert not [line for line in loop if re.search(r"^\tv\w+.*\(%rsp\)", line)], (rows, cols)
+
+
+def _loop(lines: list[str]) -> list[str]:
+    """The lines between the label of the loop that multiplies and the jump to it."""
+    labels = {line.split(":")[0]: at for at, line in enumerate(lines) if line.startswith(".LBB")}
+    for at, line in enumerate(lines):
+        jump = re.match(r"\tj\w+\t(\.LBB\w+)", line)
+        if jump and labels.get(jump[1], at) < at:
+            loop = lines[labels[jump[1]] : at]
+            if any("vfmadd" in one for one in loop):
+                return loop
+    raise AssertionError("no loop multiplies")

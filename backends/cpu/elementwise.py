@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from convc.backends.assemble import Assembler
+from convc.backends.calls import Operand, call_of
 from convc.backends.cpu.activations import FUNCTION, float32, function_of
 from convc.backends.cpu.channels import at_places
 from convc.backends.cpu.isa import Isa
-from convc.backends.cpu.maps import SCALAR, Operand, call_of, emit_plain, emit_planes, emit_scalar, run_axes
+from convc.backends.cpu.maps import SCALAR, emit_plain, emit_planes, emit_scalar, run_axes
 from convc.backends.operands import scalar_operation
 from convc.backends.program import Layout, Plain, Planes
 from convc.dims import concrete
@@ -46,7 +47,7 @@ def lower_elementwise(asm: Assembler, node: Node, isa: Isa) -> None:
         return
     operands: list[Layout | Operand] = [_plain_operand(asm, name, node) for name in names]
     y = asm.new_plain(node.name, node.type)
-    _append_map(asm, node, isa, operands, _splats(operands, node), function, params, y)
+    _append_map(asm, node, isa, operands, _ways(operands, node), function, params, y)
 
 
 def _is_square(asm: Assembler, node: Node) -> bool:
@@ -77,13 +78,13 @@ def lower_batch_norm(asm: Assembler, node: Node, isa: Isa) -> None:
             x,
             *(_planes_constant(asm, node, v.reshape(1, -1, 1, 1), x) for v in values),
         ]
-        _append_map(asm, node, isa, operands, (False,) * 3, "scale_shift", (), y)
+        _append_map(asm, node, isa, operands, "vvv", "scale_shift", (), y)
         return
     plain = asm.plain(node.operands[0])
     shape = (1, len(scale), *[1] * (node.type.rank - 2))
     operands = [plain, *(Operand(asm.pack(f"{node.name}.scale", v), shape) for v in values)]
     y_plain = asm.new_plain(node.name, node.type)
-    _append_map(asm, node, isa, operands, _splats(operands, node), "scale_shift", (), y_plain)
+    _append_map(asm, node, isa, operands, _ways(operands, node), "scale_shift", (), y_plain)
 
 
 def _leader(asm: Assembler, node: Node) -> Planes | None:
@@ -101,7 +102,7 @@ def _lower_planes(
     params: tuple[float, ...],
 ) -> bool:  # fmt: skip
     operands: list[Layout | Operand] = []
-    splats: list[bool] = []
+    ways = ""
     channels = leader.channels
     rank = node.type.rank
     for name in names:
@@ -114,7 +115,7 @@ def _lower_planes(
             operands.append(
                 _planes_constant(asm, node, float32(source.array).reshape([concrete(s, {}) for s in shape]), leader)
             )
-            splats.append(False)
+            ways += "v"
             continue
         if source.type.rank != rank or not isinstance(shape[1], int):
             return False
@@ -123,24 +124,24 @@ def _lower_planes(
             planes = (value.planes[int(value.places[0, 0])],) * len(leader.planes)
             lane = np.full((1, 2), value.places[0, 1])
             operands.append(Planes(name, value.lanes, value.batch, value.height, value.width, planes, lane))
-            splats.append(True)
+            ways += "s"
             continue
         operands.append(aligned(asm, name, value, leader))
-        splats.append(False)
+        ways += "v"
     y = asm.new_planes(node.name, node.type, places=leader.places)
-    _append_map(asm, node, isa, operands, tuple(splats), function, params, y)
+    _append_map(asm, node, isa, operands, ways, function, params, y)
     return True
 
 
 def _append_map(
-    asm: Assembler, node: Node, isa: Isa, operands: Sequence[Layout | Operand], splats: tuple[bool, ...], function: str,
+    asm: Assembler, node: Node, isa: Isa, operands: Sequence[Layout | Operand], ways: str, function: str,
     params: tuple[float, ...], y: Plain | Planes,
 ) -> None:  # fmt: skip
     """Append one function of the operands, in planes where y is."""
     calls = call_of(function, len(operands), len(params))
     family, emit = ("map_planes", emit_planes) if isinstance(y, Planes) else ("map_plain", emit_plain)
-    facts = {"splats": splats, "floats": params, "calls": calls}
-    _append(asm, node, emit(isa, calls, splats), family, operands, y, facts)
+    facts = {"ways": ways, "floats": params, "calls": calls}
+    _append(asm, node, emit(isa, calls, ways), family, operands, y, facts)
 
 
 def _append(
@@ -177,11 +178,12 @@ def _plain_operand(asm: Assembler, name: str, node: Node) -> Layout | Operand:
     return asm.plain(name)
 
 
-def _splats(operands: Sequence[Layout | Operand], node: Node) -> tuple[bool, ...]:
-    """Of which operands one float serves the axis that is taken by vectors."""
+def _ways(operands: Sequence[Layout | Operand], node: Node) -> str:
+    """How operands are read: s where one float serves the axis that is taken by vectors, else v."""
     run = run_axes(node.type.shape)
     shapes = [_padded(operand, node.type.rank)[:run] for operand in operands]
-    return tuple(len(shape) == 0 or (shape[-1] == 1 and node.type.shape[run - 1] != 1) for shape in shapes)
+    one = (len(shape) == 0 or (shape[-1] == 1 and node.type.shape[run - 1] != 1) for shape in shapes)
+    return "".join("s" if is_splat else "v" for is_splat in one)
 
 
 def _padded(operand: Layout | Operand, rank: int) -> tuple[Any, ...]:

@@ -29,11 +29,11 @@ from convc.backends.cpu import (
     winograd_call,
 )  # fmt: skip
 from convc.backends.cpu.choice import Choice
-from convc.backends.cpu.fuse_maps import fuse_maps
 from convc.backends.cpu.isa import Isa
 from convc.backends.cpu.merge import merge_ends
 from convc.backends.cpu.places import output_places
 from convc.backends.cpu.pool_behind import pool_behind
+from convc.backends.fuse_maps import fuse_maps
 from convc.backends.prepare import prepare
 from convc.backends.program import Buffer, Plain, Program, Step
 from convc.errors import TargetError
@@ -83,6 +83,7 @@ ARGUMENTS: Mapping[str, Callable[[Step, Binding], Sequence[Word]]] = {
     "matmul": matmul.matmul_arguments, "resize": resampling.resize_arguments, "gather": moves.gather_arguments,
     "take_planes": take.arguments, "norm_last": channels_last.arguments,
 }  # fmt: skip
+EMIT_MAP = {"map_planes": maps.emit_planes, "map_plain": maps.emit_plain}
 
 
 def lower(graph: Graph, isa: Isa, packed: Mapping[str, Array] | None = None) -> Program:
@@ -119,7 +120,7 @@ def lower_with(
     if gaps := asm.surprises():
         asm = lowered(gaps)
     pool_behind(asm, isa)
-    fuse_maps(asm, isa)
+    fuse_maps(asm, lambda step: EMIT_MAP[step.family](isa, step.params["calls"], step.params["ways"]))
     merge_ends(asm, isa)
     program = replace(asm.finish(), choices={name: one.to_json() for name, one in (choices or {}).items()})
     return program, asm.candidates

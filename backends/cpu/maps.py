@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from convc.backends.axes import broadcast_strides, merge_axes
 from convc.backends.binding import Binding, Word
+from convc.backends.calls import Call, Operand, named, reference
 from convc.backends.cpu.activations import float_word, write_parameters
 from convc.backends.cpu.isa import Isa
 from convc.backends.cpu.writer import Writer
@@ -33,46 +33,12 @@ SCALAR: dict[str, str] = {
 """Expressions over scalars, for element types other than float32 and for results other than float32."""
 
 
-@dataclass(frozen=True, eq=False)
-class Operand:
-    """A constant operand packed by planes: [planes, height, width, lanes], or plain with its shape."""
-
-    packed: str
-    shape: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A function of operands (0, 1, ...) and of what earlier calls gave (-1 for the first, -2 for the second, ...)."""
-
-    function: str
-    args: tuple[int, ...]
-    params: int = 0
-
-
-def call_of(function: str, operands: int, params: int) -> tuple[Call, ...]:
-    """One function of all operands."""
-    return (Call(function, tuple(range(operands)), params),)
-
-
-def _named(calls: Sequence[Call], splats: Sequence[bool]) -> str:
-    """The calls and the kinds of operands, as part of a kernel's name."""
-    kinds = "".join("s" if s else "v" for s in splats)
-    if len(calls) == 1 and calls[0].args == tuple(range(len(splats))):
-        return f"{calls[0].function}_{kinds}"
-    return "_".join([*(call.function + "".join(map(_ref, call.args)) for call in calls), kinds])
-
-
-def _ref(arg: int) -> str:
-    return f"v{arg}" if arg >= 0 else f"r{-1 - arg}"
-
-
 def _write_calls(out: Writer, calls: Sequence[Call]) -> str:
     """The calls, but for the last, whose text is returned."""
     first, text = 0, ""
     for index, call in enumerate(calls):
         parameters = "".join(f", p{first + i}" for i in range(call.params))
-        text = f"v_{call.function}({', '.join(map(_ref, call.args))}{parameters})"
+        text = f"v_{call.function}({', '.join(map(reference, call.args))}{parameters})"
         first += call.params
         if index < len(calls) - 1:
             out(f"r{index} = {text}")
@@ -82,33 +48,35 @@ def _write_calls(out: Writer, calls: Sequence[Call]) -> str:
 # ---- emitters ------------------------------------------------------------------------------------------------------
 
 
-def emit_planes(isa: Isa, calls: Sequence[Call], splats: tuple[bool, ...]) -> tuple[str, str]:
-    """The last of the calls on x0, x1, ... in planes. A splat operand gives one float for all lanes."""
-    letters = [f"{letter}{i}" for i in range(len(splats)) for letter in ("x", "planes", "image", "row", "pixel")]
+def emit_planes(isa: Isa, calls: Sequence[Call], ways: str) -> tuple[str, str]:
+    """The last of the calls on x0, x1, ... in planes. `ways`: v, an operand is read by vectors, or s, one
+    float serves all lanes.
+    """
+    letters = [f"{letter}{i}" for i in range(len(ways)) for letter in ("x", "planes", "image", "row", "pixel")]
     arguments = ["y", "y_planes", "count", "images", "rows", "width", "y_image", "y_row", *letters]
     out = Writer(
-        f"f32_map_{_named(calls, splats)}__{isa.name}",
+        f"f32_map_{named(calls, ways)}__{isa.name}",
         arguments,
         "x, y: bases; planes: tables; the rest: sizes, byte strides",
     )
     write_parameters(out, sum(call.params for call in calls), len(arguments), isa.lanes)
     with out.share_lines("rows", "n", "h"):
         out("to = y + load_i64(y_planes, plane) + n * y_image + h * y_row")
-        for i in range(len(splats)):
+        for i in range(len(ways)):
             out(f"at{i} = x{i} + load_i64(planes{i}, plane) + n * image{i} + h * row{i}")
         with out.block("for w in range(width)"):
-            for i, is_splat in enumerate(splats):
-                out(f"v{i} = vec_{'splat' if is_splat else 'load'}(at{i} + w * pixel{i}, {isa.lanes})")
+            for i, way in enumerate(ways):
+                out(f"v{i} = vec_{'splat' if way == 's' else 'load'}(at{i} + w * pixel{i}, {isa.lanes})")
             out(f"vec_store(to + w * {isa.lanes * 4}, {_write_calls(out, calls)})")
     return out.finish()
 
 
-def emit_plain(isa: Isa, calls: Sequence[Call], splats: tuple[bool, ...]) -> tuple[str, str]:
+def emit_plain(isa: Isa, calls: Sequence[Call], ways: str) -> tuple[str, str]:
     """The last of the calls on x0, x1, ..., plain tensors of up to 5 axes over a run of `n` contiguous elements."""
-    letters = [f"{letter}{i}" for i in range(len(splats)) for letter in ("x", *(f"s{d}_" for d in range(RANK)))]
+    letters = [f"{letter}{i}" for i in range(len(ways)) for letter in ("x", *(f"s{d}_" for d in range(RANK)))]
     arguments = ["y", "n", *(f"d{d}" for d in range(RANK)), *letters]
     out = Writer(
-        f"f32_map_plain_{_named(calls, splats)}__{isa.name}", arguments, "d: sizes; s: byte strides by axis and operand"
+        f"f32_map_plain_{named(calls, ways)}__{isa.name}", arguments, "d: sizes; s: byte strides by axis and operand"
     )
     write_parameters(out, sum(call.params for call in calls), len(arguments), isa.lanes)
     lanes = isa.lanes
@@ -117,20 +85,20 @@ def emit_plain(isa: Isa, calls: Sequence[Call], splats: tuple[bool, ...]) -> tup
     with out.block("while item < stop"):  # a run, or a part of one
         out("j = item // blocks", "first = item - j * blocks", "end = first + stop - item")
         out("if end > blocks: end = blocks", "item += end - first", "to = y + j * n * 4")
-        _strided(out, len(splats))
-        for i, is_splat in enumerate(splats):
-            if is_splat:
+        _strided(out, len(ways))
+        for i, way in enumerate(ways):
+            if way == "s":
                 out(f"v{i} = vec_splat(at{i}, {lanes})")
         out(f"whole = n // {lanes}", "if whole > end: whole = end")
         with out.block("for block in range(first, whole)"):
-            for i, is_splat in enumerate(splats):
-                if not is_splat:
+            for i, way in enumerate(ways):
+                if way != "s":
                     out(f"v{i} = vec_load(at{i} + block * {lanes * 4}, {lanes})")
             out(f"vec_store(to + block * {lanes * 4}, {_write_calls(out, calls)})")
         with out.block("if end > whole"):
             out(f"at = whole * {lanes * 4}", f"count = n - whole * {lanes}")
-            for i, is_splat in enumerate(splats):
-                if not is_splat:
+            for i, way in enumerate(ways):
+                if way != "s":
                     out(f"v{i} = vec_load_first(at{i} + at, count, {lanes})")
             out(f"vec_store_first(to + at, {_write_calls(out, calls)}, count)")
     return out.finish()
@@ -177,7 +145,7 @@ def planes_arguments(step: Step, bound: Binding) -> Sequence[Word]:
     words: list[Word] = [
         bound.arena, bound.table(g.planes), len(g.planes), g.images, g.height, g.width, g.image, g.row,
     ]  # fmt: skip
-    for operand, is_splat in zip(step.params["operands"], step.params["splats"], strict=True):
+    for operand, way in zip(step.params["operands"], step.params["ways"], strict=True):
         if isinstance(operand, Operand):
             planes, height, width, lanes = operand.shape
             pixel = lanes * 4
@@ -188,7 +156,7 @@ def planes_arguments(step: Step, bound: Binding) -> Sequence[Word]:
         source = step.reads[operand]
         assert isinstance(source, Planes)
         x = bound.geometry(source)
-        table = x.planes + (int(source.places[0, 1]) * 4 if is_splat else 0)
+        table = x.planes + (int(source.places[0, 1]) * 4 if way == "s" else 0)
         words += [
             bound.arena, bound.table(table), x.image if x.images > 1 else 0, x.row if x.height > 1 else 0,
             x.pixel if x.width > 1 else 0,

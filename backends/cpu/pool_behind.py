@@ -9,8 +9,8 @@ from dataclasses import replace
 
 from convc.backends.assemble import Assembler
 from convc.backends.cpu import merge
-from convc.backends.cpu.flows import delivered, touching
 from convc.backends.cpu.isa import Isa
+from convc.backends.flows import delivered, touching
 from convc.backends.program import Planes, Step, buffers_of
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import numpy as np
 
 from convc.backends.assemble import Assembler, operand
+from convc.backends.calls import Operand
 from convc.backends.cpu.activations import float32, function_of, write_parameters
 from convc.backends.cpu.isa import Isa
-from convc.backends.cpu.maps import Operand
 from convc.backends.cpu.writer import Writer
 from convc.backends.program import Planes
 from convc.errors import TargetError
@@ -53,7 +53,7 @@ def lower_prologue(asm: Assembler, node: Node, isa: Isa) -> Planes | None:
     packed = [_packed(asm, node, slot, otherwise, x) for slot, otherwise in (("scale", 1.0), ("shift", 0.0))]
     prologue: Activation | None = node.attrs["prologue"]
     function, params = function_of(prologue) if prologue is not None else ("", ())
-    facts = {"operands": [0, *packed], "splats": (False,) * 3, "floats": params}
+    facts = {"operands": [0, *packed], "ways": "vvv", "floats": params}
     asm.step(emit(isa, function, len(params)), "map_planes", node.name, (x,), (y,), facts)
     return y
 

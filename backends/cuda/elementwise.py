@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from convc.backends.assemble import operand
+from convc.backends.calls import Call, Operand, call_of
 from convc.backends.cuda import formulas
 from convc.backends.cuda.layout import CudaAssembler
-from convc.backends.cuda.maps import Operand, emit_plain, emit_planes, emit_scalar
+from convc.backends.cuda.maps import emit_plain, emit_planes, emit_scalar
 from convc.backends.operands import scalar_operation
 from convc.backends.program import Layout, Plain, Planes
 from convc.dims import concrete
@@ -44,7 +46,7 @@ def lower_elementwise(asm: CudaAssembler, node: Node) -> None:
         return
     operands = [_plain_operand(asm, name, node) for name in node.operands]
     y = asm.new_plain(node.name, node.type)
-    append(asm, node.name, emit_plain(function, len(operands), len(params)), "map_plain", operands, y, "", params)
+    append(asm, node.name, call_of(function, len(operands), len(params)), operands, y, "", params)
     asm.define(y)
 
 
@@ -66,14 +68,13 @@ def lower_batch_norm(asm: CudaAssembler, node: Node) -> None:
         x = asm.natural(node.operands[0])
         y = asm.new_planes(node.name, node.type)
         operands = [x, *(channel_constant(asm, f"{node.name}.c", v) for v in values)]
-        kernel = emit_planes(asm.storage, "scale_shift", "vcc", 0)
-        append(asm, node.name, kernel, "map_planes", operands, y, "vcc", ())
+        append(asm, node.name, call_of("scale_shift", 3, 0), operands, y, "vcc", ())
         asm.define(y)
         return
     shape = (1, len(scale), *[1] * (node.type.rank - 2))
     operands = [asm.plain(node.operands[0]), *(Operand(asm.pack(f"{node.name}.scale", v), shape) for v in values)]
     plain = asm.new_plain(node.name, node.type)
-    append(asm, node.name, emit_plain("scale_shift", 3, 0), "map_plain", operands, plain, "", ())
+    append(asm, node.name, call_of("scale_shift", 3, 0), operands, plain, "", ())
     asm.define(plain)
 
 
@@ -92,8 +93,10 @@ def lower_prologue(asm: CudaAssembler, node: Node) -> Planes:
         operands.append(channel_constant(asm, f"{node.name}.{slot}", np.asarray(vector, np.float32)))
     prologue: Activation | None = node.attrs["prologue"]
     function, params = formulas.function_of(prologue)
-    kernel = emit_planes(asm.storage, "scale_shift", "vcc", len(params), function)
-    append(asm, node.name, kernel, "map_planes", operands, y, "vcc", params)
+    calls = call_of("scale_shift", 3, 0)
+    if function:
+        calls = (*calls, Call(function, (-1,), len(params)))
+    append(asm, node.name, calls, operands, y, "vcc", params)
     return y
 
 
@@ -105,14 +108,27 @@ def channel_constant(asm: CudaAssembler, name: str, vector: Array) -> Operand:
 
 
 def append(
-    asm: CudaAssembler, node: str, kernel: tuple[str, str], family: str, operands: Sequence[Layout | Operand],
-    y: Plain | Planes, ways: str, floats: Sequence[float],
+    asm: CudaAssembler, node: str, calls: tuple[Call, ...], operands: Sequence[Layout | Operand], y: Plain | Planes,
+    ways: str, floats: Sequence[float],
 ) -> None:  # fmt: skip
-    """Append a map. `operands` in its params are constants, or positions among what it reads."""
+    """Append a map, in planes where y is. `ways` is for planes; of plain tensors each is read by its strides."""
+    if isinstance(y, Planes):
+        family, kernel = "map_planes", emit_planes(asm.storage, calls, ways)
+    else:
+        ways = "v" * len(operands)
+        family, kernel = "map_plain", emit_plain(calls, ways)
+    _append(asm, node, kernel, family, operands, y, {"ways": ways, "floats": tuple(floats), "calls": calls})
+
+
+def _append(
+    asm: CudaAssembler, node: str, kernel: tuple[str, str], family: str, operands: Sequence[Layout | Operand],
+    y: Plain | Planes, params: dict[str, Any],
+) -> None:  # fmt: skip
+    """Append the step. `operands` in its params are constants, or positions among what it reads."""
     reads = [o for o in operands if not isinstance(o, Operand)]
     places = iter(range(len(reads)))
-    listed = [o if isinstance(o, Operand) else next(places) for o in operands]
-    asm.step(kernel, family, node, reads, (y,), {"operands": listed, "ways": ways, "floats": tuple(floats)})
+    params["operands"] = [o if isinstance(o, Operand) else next(places) for o in operands]
+    asm.step(kernel, family, node, reads, (y,), params)
 
 
 def _in_planes(asm: CudaAssembler, node: Node) -> bool:
@@ -145,8 +161,7 @@ def _lower_planes(asm: CudaAssembler, node: Node, function: str, params: tuple[f
             operands.append(asm.natural(name))
             ways += "v" if source.type == node.type else "b" if shape[1] == channels else "s"
     y = asm.new_planes(node.name, node.type)
-    kernel = emit_planes(asm.storage, function, ways, len(params))
-    append(asm, node.name, kernel, "map_planes", operands, y, ways, params)
+    append(asm, node.name, call_of(function, len(operands), len(params)), operands, y, ways, params)
     asm.define(y)
     return True
 
@@ -179,5 +194,5 @@ def _lower_scalar(asm: CudaAssembler, node: Node) -> None:
     operands = [_plain_operand(asm, name, node) for name in node.operands]
     y = asm.new_plain(node.name, node.type)
     kernel = emit_scalar(op, [str(t) for t in types], str(out))
-    append(asm, node.name, kernel, "map_plain", operands, y, "", ())
+    _append(asm, node.name, kernel, "map_plain", operands, y, {"floats": ()})
     asm.define(y)

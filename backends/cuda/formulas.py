@@ -31,13 +31,13 @@ def parameters(count: int) -> list[str]:
     return [f"p{i}: f32" for i in range(count)]
 
 
-def apply(function: str, *operands: str) -> str:
-    """The expression of a function of names; the operand itself for no function."""
+def apply(function: str, *operands: str, first: int = 0) -> str:
+    """The expression of a function of names, its parameters `p` from `first` on; the operand itself for no function."""
     if not function:
         return operands[0]
     if function in BINARY:
         return BINARY[function].format(*operands)
     if function in WITH_PARAMETERS:
-        return f"{function}({', '.join([operands[0], *(f'p{i}' for i in range(WITH_PARAMETERS[function]))])})"
+        return f"{function}({', '.join([operands[0], *(f'p{first + i}' for i in range(WITH_PARAMETERS[function]))])})"
     assert function in PLAIN or function in RENAMED, function
     return f"{RENAMED.get(function, function)}({operands[0]})"

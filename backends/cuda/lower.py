@@ -23,6 +23,7 @@ from convc.backends.cuda import (
 from convc.backends.cuda.layout import CudaAssembler, Layer
 from convc.backends.cuda.plan import Launch, LaunchPlan
 from convc.backends.cuda.winners import Winner, project_winners
+from convc.backends.fuse_maps import fuse_maps
 from convc.backends.prepare import prepare
 from convc.backends.program import Buffer, Ints, Plain, Program, Step
 from convc.errors import TargetError
@@ -99,8 +100,15 @@ def lower_with(
     asm.wanted.update(shuffled_outputs(graph))
     for node in graph.operators:
         LOWER[node.op](asm, node)
+    fuse_maps(asm, lambda step: emit_map(step, storage))
     used = {key: winners[key].to_json() for key in asm.layers if key in winners}
     return replace(asm.finish(), choices=used), asm.layers
+
+
+def emit_map(step: Step, storage: str) -> tuple[str, str]:
+    """The kernel of an elementwise step on planes or on plain tensors."""
+    calls, ways = step.params["calls"], step.params["ways"]
+    return maps.emit_planes(storage, calls, ways) if step.family == "map_planes" else maps.emit_plain(calls, ways)
 
 
 def shuffled_outputs(graph: Graph) -> dict[str, Ints]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from convc.backends.axes import broadcast_strides, merge_axes
+from convc.backends.calls import Call, Operand, named, reference
 from convc.backends.cuda import formulas
 from convc.backends.cuda.plan import Argument, Launch, LaunchPlan, Pointer, elements
 from convc.backends.cuda.vectors import constant_lanes, keep_channels, load, store
@@ -17,22 +17,14 @@ RANK = 6
 """Axes that a map of plain tensors loops over."""
 
 
-@dataclass(frozen=True, eq=False)
-class Operand:
-    """A constant operand: by pixel and lane [height, width, lanes] in float32, or plain with its shape."""
-
-    packed: str
-    shape: tuple[int, ...]
-
-
 # ---- emitters ------------------------------------------------------------------------------------------------------
 
 
-def emit_planes(storage: str, function: str, ways: str, count: int, then: str = "") -> tuple[str, str]:
-    """Y = then(function(x0, x1, ...)) on planes.
+def emit_planes(storage: str, calls: Sequence[Call], ways: str) -> tuple[str, str]:
+    """The last of the calls on x0, x1, ... in planes.
 
     `ways` has a letter an operand: v like the result, b broadcast along some axes, s one lane for all (broadcast, too),
-    c a constant a channel, k a constant a pixel and channel. `count` parameters belong to `function` or `then`.
+    c a constant a channel, k a constant a pixel and channel.
     """
     width = VECTOR[storage]
     arguments = [
@@ -48,10 +40,9 @@ def emit_planes(storage: str, function: str, ways: str, count: int, then: str = 
         strides = {"v": ("pitch",), "c": (), "k": ("row", "pixel")}.get(way, ("image", "row", "pixel"))
         kind = "f32" if way in "ck" else storage
         arguments += [f"x{i}: {kind}*", *(f"{name}{i}: i32" for name in strides)]
-    name = "_".join(filter(None, [storage, "map", function, then, ways]))
     out = Writer(
-        f"{name}__cuda",
-        [*arguments, *formulas.parameters(count)],
+        f"{storage}_map_{named(calls, ways)}__cuda",
+        [*arguments, *_parameters(calls)],
         "groups of 16 bytes a pixel; pitches and strides in elements",
     )
     out.item("item", "pixels * groups")
@@ -75,27 +66,41 @@ def emit_planes(storage: str, function: str, ways: str, count: int, then: str = 
                 out(f"one{i} = load_{MEMORY[storage]}(ok, x{i}, {where})")
                 out(*(f"v{i}_{j} = one{i}" for j in range(width)))
     for j in range(width):
-        out(f"r{j} = {formulas.apply(function, *(f'v{i}_{j}' for i in range(len(ways))))}")
-        if then:
-            out(f"r{j} = {formulas.apply(then, f'r{j}')}")
+        _write_calls(out, calls, f"_{j}", f"r{j}")
     keep_channels(out, width, "c", "channels")
     store(out, storage, "y", "pixel * y_pitch + c")
     return out.finish()
 
 
-def emit_plain(function: str, operands: int, count: int) -> tuple[str, str]:
-    """Y = function(x0, x1, ...) on plain float32 tensors of up to 6 axes."""
+def _parameters(calls: Sequence[Call]) -> list[str]:
+    return formulas.parameters(sum(call.params for call in calls))
+
+
+def _write_calls(out: Writer, calls: Sequence[Call], end: str, result: str) -> None:
+    """The calls on names that end in `end`; `result` is what the last one gives."""
+    first = 0
+    for index, call in enumerate(calls):
+        name = f"r{index}{end}" if index < len(calls) - 1 else result
+        operands = (f"{reference(arg)}{end}" for arg in call.args)
+        out(f"{name} = {formulas.apply(call.function, *operands, first=first)}")
+        first += call.params
+
+
+def emit_plain(calls: Sequence[Call], ways: str) -> tuple[str, str]:
+    """The last of the calls on x0, x1, ..., plain float32 tensors of up to 6 axes."""
+    operands = len(ways)
     arguments = ["y: f32*", "total: i32", *(f"d{axis}: i32" for axis in range(1, RANK))]
     for i in range(operands):
         arguments += [f"x{i}: f32*", *(f"s{i}_{axis}: i32" for axis in range(RANK))]
-    name = f"f32_map_plain_{function}__cuda"
     out = Writer(
-        name, [*arguments, *formulas.parameters(count)], "d: sizes; s: strides in elements by operand and axis"
-    )
+        f"f32_map_plain_{named(calls, ways)}__cuda", [*arguments, *_parameters(calls)],
+        "d: sizes; s: strides in elements by operand and axis",
+    )  # fmt: skip
     out.item("item", "total")
     _strided(out, operands)
     out(*(f"v{i} = load_f32(ok, x{i}, at{i})" for i in range(operands)))
-    out(f"store_f32(ok, y, item, {formulas.apply(function, *(f'v{i}' for i in range(operands)))})")
+    _write_calls(out, calls, "", "result")
+    out("store_f32(ok, y, item, result)")
     return out.finish()
 
 

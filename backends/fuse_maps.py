@@ -6,23 +6,28 @@ takes as long as memory does. Computed together they are the same operations in 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from convc.backends.assemble import Assembler
-from convc.backends.cpu.flows import delivered, touching
-from convc.backends.cpu.isa import Isa
-from convc.backends.cpu.maps import Operand, emit_plain, emit_planes
+from convc.backends.calls import Operand
+from convc.backends.flows import delivered, touching
 from convc.backends.program import Layout, Plain, Planes, Step, buffers_of
 
-EMIT = {"map_planes": emit_planes, "map_plain": emit_plain}
 MOST_OPERANDS = 8
 MOST_CALLS = 8
 """Of one kernel: names and compile times grow with them."""
 
 
-def fuse_maps(asm: Assembler, isa: Isa) -> None:
-    """Let elementwise steps compute what they alone read, where another elementwise step computes it."""
+def fuse_maps(asm: Assembler, emit: Callable[[Step], tuple[str, str]]) -> None:
+    """Let elementwise steps compute what they alone read, where another elementwise step computes it.
+
+    Elementwise steps have params `operands` (constants, or positions among what is read), `ways` (a letter each, v for
+    one element an element of the result), `calls` and `floats`, the calls' parameters. `emit`: their kernel.
+    """
     writers, readers = touching(asm.steps)
     kept = delivered(asm)
     gone: set[int] = set()
@@ -33,12 +38,15 @@ def fuse_maps(asm: Assembler, isa: Isa) -> None:
             for layout in asm.steps[before].reads:
                 for buffer in buffers_of(layout):
                     readers[buffer] = sorted({*readers[buffer], index} - {before})
+    emitted = {step.kernel for step in asm.steps if "calls" in step.params}
     for index, step in enumerate(asm.steps):
-        if "calls" in step.params and len(step.params["calls"]) > 1:
-            name, source = EMIT[step.family](isa, step.params["calls"], step.params["splats"])
+        if index not in gone and len(step.params.get("calls", ())) > 1:
+            name, source = emit(step)
             asm.kernels[name] = source
             asm.steps[index] = replace(step, kernel=name)
     asm.steps = [step for index, step in enumerate(asm.steps) if index not in gone]
+    for name in emitted - {step.kernel for step in asm.steps}:
+        del asm.kernels[name]
 
 
 def _ahead(
@@ -48,8 +56,8 @@ def _ahead(
     step = steps[index]
     if "calls" not in step.params:
         return None
-    for operand, is_splat in zip(step.params["operands"], step.params["splats"], strict=True):
-        if isinstance(operand, Operand) or is_splat:
+    for operand, way in zip(step.params["operands"], step.params["ways"], strict=True):
+        if isinstance(operand, Operand) or way != "v":
             continue
         source = step.reads[operand]
         touched = buffers_of(source)
@@ -73,8 +81,8 @@ def _reads_whole(step: Step, written: Layout) -> bool:
     """Whether the step reads the value as it was written wherever it reads it: no part of it, in no other order."""
     touched = set(buffers_of(written))
     return all(
-        not is_splat and _is_whole(written, step.reads[operand], step.writes[0])
-        for operand, is_splat in zip(step.params["operands"], step.params["splats"], strict=True)
+        way == "v" and _is_whole(written, step.reads[operand], step.writes[0])
+        for operand, way in zip(step.params["operands"], step.params["ways"], strict=True)
         if not isinstance(operand, Operand) and touched.intersection(buffers_of(step.reads[operand]))
     )
 
@@ -83,7 +91,8 @@ def _is_whole(written: Layout, read: Layout, result: Layout) -> bool:
     """Whether a value is read as it was written, one element for each of the result."""
     if isinstance(written, Planes) and isinstance(read, Planes) and isinstance(result, Planes):
         size = (written.batch, written.height, written.width) == (result.batch, result.height, result.width)
-        return size and written.planes == read.planes and len(read.planes) == len(result.planes)
+        same = written.planes == read.planes and len(read.planes) == len(result.planes)
+        return size and same and np.array_equal(written.places[: read.channels], read.places)
     if isinstance(written, Plain) and isinstance(read, Plain) and isinstance(result, Plain):
         return written.buffer == read.buffer and written.type == read.type == result.type
     return False
@@ -93,11 +102,11 @@ def _fused(first: Step, second: Step) -> Step:
     """Both as one step, whose kernel is still to be emitted."""
     reads: list[Layout] = []
     operands: list[Any] = []
-    splats: list[bool] = []
+    ways: list[str] = []
 
     def place(step: Step, at: int) -> int:
         """The operand's index among all, each listed once."""
-        operand, is_splat = step.params["operands"][at], step.params["splats"][at]
+        operand, way = step.params["operands"][at], step.params["ways"][at]
         layout = None if isinstance(operand, Operand) else step.reads[operand]
         for index, known in enumerate(operands):
             same = known is operand if layout is None else not isinstance(known, Operand) and reads[known] is layout
@@ -106,7 +115,7 @@ def _fused(first: Step, second: Step) -> Step:
         if layout is not None:
             reads.append(layout)
         operands.append(operand if layout is None else len(reads) - 1)
-        splats.append(is_splat)
+        ways.append(way)
         return len(operands) - 1
 
     whole = buffers_of(first.writes[0])
@@ -118,14 +127,14 @@ def _fused(first: Step, second: Step) -> Step:
     result = -len(calls)
     outer = [
         result
-        if not isinstance(operand, Operand) and not is_splat and buffers_of(second.reads[operand]) == whole
+        if not isinstance(operand, Operand) and way == "v" and buffers_of(second.reads[operand]) == whole
         else place(second, at)
-        for at, (operand, is_splat) in enumerate(zip(second.params["operands"], second.params["splats"], strict=True))
+        for at, (operand, way) in enumerate(zip(second.params["operands"], second.params["ways"], strict=True))
     ]
     for call in second.params["calls"]:
         calls.append(replace(call, args=tuple(outer[arg] if arg >= 0 else arg + result for arg in call.args)))
     params = {
-        "operands": operands, "splats": tuple(splats), "calls": tuple(calls),
+        "operands": operands, "ways": "".join(ways), "calls": tuple(calls),
         "floats": (*first.params["floats"], *second.params["floats"]),
     }  # fmt: skip
     return replace(second, reads=tuple(reads), params=params)

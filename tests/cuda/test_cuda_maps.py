@@ -35,7 +35,8 @@ def prologue(b: Builder, x: Node) -> Any:
     """What lies ahead of a convolution's prologue is computed with it."""
     y = b.op("tanh", [b.conv(x, 20, kernel=1)])
     s, t = constant(b, 20), b.constant(np.linspace(-1, 1, 20, dtype=np.float32))
-    return b.op("conv2d", [y * 0.5, constant(b, 4, 20, 3, 3), None, None, s, t], padding=(1, 1, 1, 1), prologue=Activation("relu"))
+    inputs = [y * 0.5, constant(b, 4, 20, 3, 3), None, None, s, t]
+    return b.op("conv2d", inputs, padding=(1, 1, 1, 1), prologue=Activation("relu"))
 
 
 def plain(b: Builder, x: Node) -> Any:

@@ -121,15 +121,20 @@ def time_convc(device: Any, model: CompiledModel, batch: int) -> float:
         device.upload(replay.context.slots[0], x, stream)
         device.synchronise(stream)
 
+    first, last = device.event(), device.event()
+
     def run(count: int) -> float:
-        first, last = device.event(), device.event()
         device.record(first, stream)
         for index in range(count):
             replays[index % TURNS].launch(stream)
         device.record(last, stream)
         return float(device.elapsed(first, last)) / count
 
-    return 1000 * _median(run)
+    found = 1000 * _median(run)
+    device.end_event(first)
+    device.end_event(last)
+    device.end_stream(stream)
+    return found
 
 
 def _median(run: Callable[[int], float]) -> float:

@@ -95,6 +95,9 @@ class LockstepDevice:
         """What events read: kernels take no time of it."""
         self._next = 1 << 20
 
+        self.kept: list[Any] = []
+        """Modules, streams and events that were not given back."""
+
     def enter(self) -> None:
         return
 
@@ -130,10 +133,16 @@ class LockstepDevice:
 
     def load(self, name: str, code: bytes, shared: int) -> Any:
         self.loaded.append((name, shared))
-        return name
+        return self._kept("module"), name
+
+    def unload(self, module: Any) -> None:
+        self.kept.remove(module)
 
     def stream(self) -> Any:
-        return "stream"
+        return self._kept("stream")
+
+    def end_stream(self, stream: Any) -> None:
+        self.kept.remove(stream)
 
     def given_stream(self, pointer: int) -> Any:
         return pointer
@@ -142,7 +151,17 @@ class LockstepDevice:
         self.waits.append(stream)
 
     def event(self) -> list[float]:
-        return [0.0]
+        self.kept.append(event := [0.0])
+        return event
+
+    def end_event(self, event: list[float]) -> None:
+        del self.kept[next(i for i, one in enumerate(self.kept) if one is event)]
+
+    def _kept(self, kind: str) -> str:
+        """A name of its own for what must be given back."""
+        self._next += 256
+        self.kept.append(name := f"{kind} {self._next}")
+        return name
 
     def record(self, event: list[float], stream: Any) -> None:
         event[0] = self.clock

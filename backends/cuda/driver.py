@@ -57,10 +57,13 @@ class Device(Protocol):
     def upload(self, pointer: int, array: Array, stream: Any) -> None: ...
     def download(self, array: Array, pointer: int, stream: Any) -> None: ...
     def load(self, name: str, code: bytes, shared: int) -> Any: ...
+    def unload(self, module: Any) -> None: ...
     def stream(self) -> Any: ...
+    def end_stream(self, stream: Any) -> None: ...
     def given_stream(self, pointer: int) -> Any: ...
     def synchronise(self, stream: Any) -> None: ...
     def event(self) -> Any: ...
+    def end_event(self, event: Any) -> None: ...
     def record(self, event: Any, stream: Any) -> None: ...
     def elapsed(self, first: Any, second: Any) -> float: ...
     def graph(self, nodes: Sequence[Node]) -> Graph: ...
@@ -169,23 +172,32 @@ class CudaDevice:
         if array.nbytes:
             call(self.cu.cuMemcpyDtoHAsync, array.ctypes.data, pointer, array.nbytes, stream)
 
-    def load(self, name: str, code: bytes, shared: int) -> Any:
-        """The function of a cubin, allowed `shared` bytes of dynamic shared memory. The module stays loaded with it."""
+    def load(self, name: str, code: bytes, shared: int) -> tuple[Any, Any]:
+        """The module of a cubin, and its function, allowed `shared` bytes of dynamic shared memory."""
         module = call(self.cu.cuModuleLoadData, code)
         function = call(self.cu.cuModuleGetFunction, module, name.encode())
         if shared > SHARED_WITHOUT_ASKING:
             limit = self.cu.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
             call(self.cu.cuFuncSetAttribute, function, limit, shared)
-        return function
+        return module, function
+
+    def unload(self, module: Any) -> None:
+        call(self.cu.cuModuleUnload, module)
 
     def stream(self) -> Any:
         return call(self.cu.cuStreamCreate, self.cu.CUstream_flags.CU_STREAM_NON_BLOCKING.value)
+
+    def end_stream(self, stream: Any) -> None:
+        call(self.cu.cuStreamDestroy, stream)
 
     def given_stream(self, pointer: int) -> Any:
         return self.cu.CUstream(pointer)
 
     def event(self) -> Any:
         return call(self.cu.cuEventCreate, 0)
+
+    def end_event(self, event: Any) -> None:
+        call(self.cu.cuEventDestroy, event)
 
     def record(self, event: Any, stream: Any) -> None:
         call(self.cu.cuEventRecord, event, stream)

@@ -174,6 +174,7 @@ class _Loaded:
         self.device = device
         self._kernels = kernels
         self._functions: dict[str, tuple[Any, int]] = {}
+        self._modules: list[Any] = []
         offsets, total = _places([array.nbytes for array in program.packed.values()])
         self._weights = device.allocate(total)
         self.packed = [self._weights + offset for offset in offsets]
@@ -181,16 +182,21 @@ class _Loaded:
         for pointer, array in zip(self.packed, program.packed.values(), strict=True):
             device.upload(pointer, array, stream)
         device.synchronise(stream)
+        device.end_stream(stream)
 
     def function(self, name: str, shared: int) -> Any:
         """The kernel, allowed that much shared memory."""
         found = self._functions.get(name)
         if found is None or found[1] < shared:
-            found = self._functions[name] = (self.device.load(name, self._kernels[name].cubin, shared), shared)
+            module, function = self.device.load(name, self._kernels[name].cubin, shared)
+            self._modules.append(module)
+            found = self._functions[name] = (function, shared)
         return found[0]
 
     def __del__(self) -> None:
-        _release(self.device, getattr(self, "_weights", 0))
+        for module in getattr(self, "_modules", ()):
+            _give_back(self.device.unload, module)
+        _give_back(self.device.release, getattr(self, "_weights", None))
 
 
 class _Plan:
@@ -298,7 +304,8 @@ class _Context:
         self._pending = None
 
     def __del__(self) -> None:
-        _release(self._device, getattr(self, "_memory", 0))
+        _give_back(self._device.release, getattr(self, "_memory", None))
+        _give_back(self._device.end_stream, getattr(self, "stream", None))
 
 
 def _places(sizes: Sequence[int]) -> tuple[list[int], int]:
@@ -310,9 +317,9 @@ def _places(sizes: Sequence[int]) -> tuple[list[int], int]:
     return offsets, total
 
 
-def _release(device: Device, pointer: int) -> None:
+def _give_back(release: Callable[[Any], None], what: Any) -> None:
     try:
-        if pointer:
-            device.release(pointer)
+        if what is not None:
+            release(what)
     except Exception:  # at the end of a process the driver may be gone first
         return

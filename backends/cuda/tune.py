@@ -144,6 +144,9 @@ class _Timer:
 
     def close(self) -> None:
         self._device.release(self._flushed)
+        for event in self._events:
+            self._device.end_event(event)
+        self._device.end_stream(self._stream)
 
 
 @cache

@@ -21,6 +21,9 @@ static void *const CONTEXT = (void *)0x77;
 enum { INVALID = 1, OUT_OF_MEMORY = 2, INVALID_IMAGE = 200, INVALID_CONTEXT = 201, NOT_FOUND = 500 };
 
 static int made(void **place) { *place = malloc(16); return *place ? 0 : OUT_OF_MEMORY; }
+/* what must be given back is counted with memory */
+static int kept(void **place) { live += 1; return made(place); }
+static int ended(void *what) { live -= 1; fprintf(stderr, "live %d\n", live); free(what); return 0; }
 
 int cuInit(unsigned flags) { return flags ? INVALID : 0; }
 int cuDriverGetVersion(int *version) { *version = 13000; return 0; }
@@ -61,16 +64,19 @@ int cuMemcpyDtoHAsync_v2(void *to, Pointer from, size_t count, void *stream) {
     return 0;
 }
 int cuModuleLoadData(void **module, const void *image) {
-    return memcmp(image, "\177ELF", 4) ? INVALID_IMAGE : made(module);
+    return memcmp(image, "\177ELF", 4) ? INVALID_IMAGE : kept(module);
 }
+int cuModuleUnload(void *module) { return ended(module); }
 int cuModuleGetFunction(void **function, void *module, const char *name) { *function = strdup(name); return 0; }
 int cuFuncSetAttribute(void *function, int attribute, int value) {
     fprintf(stderr, "allow %s %d\n", (char *)function, value);
     return attribute == 8 ? 0 : INVALID;
 }
-int cuStreamCreate(void **stream, unsigned flags) { return flags == 1 ? made(stream) : INVALID; }
+int cuStreamCreate(void **stream, unsigned flags) { return flags == 1 ? kept(stream) : INVALID; }
+int cuStreamDestroy_v2(void *stream) { return ended(stream); }
 int cuStreamSynchronize(void *stream) { return 0; }
-int cuEventCreate(void **event, unsigned flags) { return flags ? INVALID : made(event); }
+int cuEventCreate(void **event, unsigned flags) { return flags ? INVALID : kept(event); }
+int cuEventDestroy_v2(void *event) { return ended(event); }
 int cuEventRecord(void *event, void *stream) { return event ? 0 : INVALID; }
 int cuEventSynchronize(void *event) { return event ? 0 : INVALID; }
 int cuEventElapsedTime(float *ms, void *first, void *last) { *ms = 1.5f; return first && last ? 0 : INVALID; }

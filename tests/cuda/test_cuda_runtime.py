@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import numpy as np
 import pytest
 from cuda_support import executable_in_lockstep
@@ -44,6 +46,10 @@ def test_numpy_in_and_out_at_several_sizes() -> None:
     assert len(loaded) == len(set(loaded)), "a kernel is loaded once"
     weights = [b for b in device.blocks.values()]
     assert len(weights) == 3, "weights once, and one allocation a plan"
+    assert len(device.kept) == len(loaded) + 2, "a module a kernel, a stream a plan"
+    del executable, weights
+    gc.collect()
+    assert not device.blocks and not device.kept, "all is given back"
 
 
 def test_calls_at_once_have_memory_of_their_own() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -90,6 +91,8 @@ def test_the_fastest_of_each_class_wins_and_is_kept(store: Store, precision: str
         device = Clock({"reduce": 0.0, "winograd": 2.0, f"_{wanted.tile}": 0.25})
         found = tune.tuned(graph, precision, "sm_90a", device, store, Limits(), lambda *step: told.append(step))
         assert set(found) <= set(layers) and device.timed
+        gc.collect()
+        assert not device.kept and not device.blocks, "what was measured with is given back"
         if not wanted.winograd:
             assert found[key].tile == wanted.tile and not found[key].winograd
         program = lower(graph, precision, "sm_90a", winners=found)

@@ -36,6 +36,9 @@ PEAKS = {"H200": (4.3e12, {"float32": 67e12, "tf32": 495e12, "float16": 990e12, 
          "H100": (3.0e12, {"float32": 67e12, "tf32": 495e12, "float16": 990e12, "bfloat16": 990e12}),
          "A100": (1.6e12, {"float32": 19.5e12, "tf32": 156e12, "float16": 312e12, "bfloat16": 312e12})}  # fmt: skip
 """Bytes a second of a copy, floating operations a second by precision (data sheets)."""
+KNOWN = {"conv2d", "linear", "max_pool2d", "avg_pool2d", "relu", "add", "mul", "clip", "concat", "reshape", "transpose",
+         "sigmoid", "silu", "batch_norm", "global_avg_pool", "softmax", "identity", "dropout"}  # fmt: skip
+"""What `torch_function` has a PyTorch function for."""
 TURNS = 3
 ROUNDS = 7
 
@@ -174,6 +177,10 @@ def time_torch(network: str, batch: int, precision: str, *, compiled: bool) -> f
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = not strict
     dtype = {"float16": torch.float16, "bfloat16": torch.bfloat16}.get(precision, torch.float32)
     graph = convc.compile(f"zoo:{network}", target="reference", passes=["fuse_batchnorm"]).graph.bind(N=batch)
+    unknown = {node.op for node in graph.operators} - KNOWN
+    if unknown:
+        print(f"{network} has {', '.join(sorted(unknown))}, which is not written for PyTorch here", file=sys.stderr)
+        return float("nan")
     forward = torch_function(graph, dtype)
     shape = graph.inputs[0].type.concrete(graph.nominal)
     with torch.inference_mode():
@@ -241,7 +248,9 @@ def torch_function(graph: Graph, dtype: Any) -> Callable[[Any], Any]:
         simple: dict[str, Callable[[], Any]] = {
             "relu": lambda: F.relu(a[0]), "add": lambda: a[0] + a[1], "mul": lambda: a[0] * a[1],
             "clip": lambda: a[0].clamp(t["min"], t["max"]), "concat": lambda: torch.cat(a, t["axis"]),
-            "reshape": lambda: a[0].reshape([a[0].shape[0], -1]), "sigmoid": lambda: a[0].sigmoid(),
+            "reshape": lambda: a[0].reshape(node.type.concrete(graph.nominal)), "sigmoid": lambda: a[0].sigmoid(),
+            "transpose": lambda: a[0].permute(t["perm"]), "silu": lambda: F.silu(a[0]),
+            "batch_norm": lambda: F.batch_norm(a[0], a[3], a[4], a[1], a[2], False, 0.0, t["epsilon"]),
             "global_avg_pool": lambda: a[0].mean((2, 3), keepdim=True), "softmax": lambda: a[0].softmax(t["axis"]),
             "identity": lambda: a[0], "dropout": lambda: a[0],
         }  # fmt: skip

@@ -25,6 +25,9 @@ ARGUMENTS = [
     "scratch_step",
 ]  # fmt: skip
 
+AHEAD = ["x_planes", "x_count", "scale", "shift", "stage_at", "stage_plane"]
+"""More arguments, of a kernel with a prologue (`conv_ahead.py`)."""
+
 L1_BYTES = 28 << 10
 """Weights of a tile that stay in the first-level cache, beside the pixels."""
 FAR_BYTES = 128 << 10
@@ -41,7 +44,8 @@ L2_BYTES_A_CYCLE = 14.0
 class ConvSpec:
     """What changes a convolution kernel's instructions. `step`: bytes between input pixels, 0 if given at run time.
     `unroll`: k-steps a turn of the loop, of which the number of steps is a multiple. `gap`: see `conv_window.py`;
-    `outputs`: see `conv_dot.py`. `soon`: there is one tap, and the pixels of the next tile are fetched.
+    `outputs`: see `conv_dot.py`. `soon`: there is one tap, and the pixels of the next tile are fetched. `ahead`: the
+    activation of a prologue, "" for scale and shift alone; the pixels of a panel then lie in the thread's memory.
     """
 
     mode: str
@@ -56,6 +60,12 @@ class ConvSpec:
     gap: int = 0
     outputs: int = 0
     soon: bool = False
+    ahead: str | None = None
+
+    @property
+    def pixel(self) -> str:
+        """The variable that says where a tile's first pixel is read."""
+        return "xp" if self.ahead is None else "staged_at"
 
     @property
     def entry(self) -> int:
@@ -65,6 +75,7 @@ class ConvSpec:
     def name(self, isa: Isa) -> str:
         """The kernel's name: its facts in order."""
         facts = ["f32", "conv" if self.mode == "dense" else f"conv_{self.mode}", f"step{self.step or 'n'}"]
+        facts += [f"after_{self.ahead or 'scale'}"] * (self.ahead is not None)
         facts += [f"gap{self.gap}"] * (self.gap > 0) + [f"to{self.outputs}"] * (self.outputs > 0)
         tile = f"{self.rows}x{self.cols}" + (f"r{self.rest}" if self.rest else "")
         facts.append(tile + f"k{self.unroll}" + "p" * self.soon)
@@ -72,19 +83,25 @@ class ConvSpec:
 
 
 Panel = Callable[[Writer, ConvSpec, Isa, int, str], None]
+Stage = Callable[[Writer, ConvSpec, Isa], None]
 
 
-def emit(spec: ConvSpec, isa: Isa, panel: Panel | None = None) -> tuple[str, str]:
-    """Name and source of the kernel. `panel` writes what is done with the tiles `first` to `end` of one panel."""
+def emit(spec: ConvSpec, isa: Isa, panel: Panel | None = None, stage: Stage | None = None) -> tuple[str, str]:
+    """Name and source of the kernel. `panel` writes what is done with the tiles `first` to `end` of one panel, `stage`
+    what is done first with their pixels, once for all tiles of outputs that a thread computes of them.
+    """
     write = panel or _panel
-    out = Writer(spec.name(isa), ARGUMENTS, "*_planes, offsets: tables; the rest: addresses, sizes, byte strides")
-    parameters = write_parameters(out, spec.params, len(ARGUMENTS), isa.lanes)
+    arguments = [*ARGUMENTS, *(AHEAD if stage else ())]
+    out = Writer(spec.name(isa), arguments, "*_planes, offsets: tables; the rest: addresses, sizes, byte strides")
+    parameters = write_parameters(out, spec.params, len(arguments), isa.lanes)
     out(
         f"per_row = (width + {spec.rows - 1}) // {spec.rows}",
         "per_image = rows * per_row",
         "total = images * per_image",
     )
     out("tiles = full_tiles + 1" if spec.rest else "tiles = full_tiles")
+    if stage:
+        out("stage = scratch + thread * scratch_step + stage_at", "staged = -1")
     with out.share("panels * groups * tiles", "item"):
         out("part = item // (groups * tiles)", "tile = item - part * (groups * tiles)")
         out("group = tile // tiles", f"block = group * group_blocks + (tile - group * tiles) * {spec.cols}")
@@ -97,6 +114,10 @@ def emit(spec: ConvSpec, isa: Isa, panel: Panel | None = None) -> tuple[str, str
             "end = total * (part + 1) // panels",
             "sums = scratch + thread * scratch_step",
         )
+        if stage:
+            with out.block("if part != staged"):
+                stage(out, spec, isa)
+                out("staged = part")
         if spec.rest:
             with out.block("if tile - group * tiles < full_tiles"):
                 write(out, spec, isa, spec.cols, parameters)
@@ -125,6 +146,8 @@ def _chunk(out: Writer, spec: ConvSpec, isa: Isa, cols: int, parameters: str) ->
     out(f"stream = (stop - begin) // {streams} * {size}")
     begin_tiles(out, spec, isa)
     out(f"sum = sums - {spec.rows * spec.cols * isa.lanes * 4}")
+    if spec.ahead is not None:
+        out("staged_at = stage")
     with out.block("for i in range(first, end)"):
         out(f"wp = weights + begin * {size}", f"end_w = weights + stop * {size}")
         out(f"entry = table + begin * {spec.entry}", "later = end_w + (i - first) * share")
@@ -134,6 +157,8 @@ def _chunk(out: Writer, spec: ConvSpec, isa: Isa, cols: int, parameters: str) ->
         for rows in tile_rows(out, "count", spec.rows, cols == spec.cols):
             _tile(out, spec, isa, rows, cols, parameters)
         next_tile(out, spec)
+        if spec.ahead is not None:
+            out(f"staged_at += {spec.rows * isa.lanes * 4}")
 
 
 def begin_tiles(out: Writer, spec: ConvSpec, isa: Isa) -> None:
@@ -215,7 +240,7 @@ def _tile(out: Writer, spec: ConvSpec, isa: Isa, rows: int, cols: int, parameter
             at_later = fetching.get(turn, "None")
             for line in range(1, fetches(size * spec.unroll) if turn in fetching else 0):
                 out(f"fetch({at_later} + {64 * line})")
-            at_k, at_w = f"xp + load_i32(entry, {turn * spec.entry // 4}) * 4", f"wp + {turn * size}"
+            at_k, at_w = f"{spec.pixel} + load_i32(entry, {turn * spec.entry // 4}) * 4", f"wp + {turn * size}"
             if spec.mode == "dense":
                 whole_line = spec.soon and turn * vector % 64 == 0
                 at_soon = f"xn + load_i32(entry, {2 * turn + 1}) * 4" if whole_line else "None"

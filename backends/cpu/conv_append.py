@@ -8,7 +8,7 @@ from typing import Any
 
 from convc.backends.assemble import Assembler
 from convc.backends.binding import SLACK
-from convc.backends.cpu import conv, conv_dot, merge
+from convc.backends.cpu import conv, conv_ahead, conv_dot, merge
 from convc.backends.cpu.activations import function_of
 from convc.backends.cpu.channels import Channels, Taps, bias_of, pack_weights
 from convc.backends.cpu.conv_call import ConvCall
@@ -33,8 +33,11 @@ def append_direct(
     channels: Channels, taps: Taps, order: Ints, weights: Array, step: int, stride: tuple[int, int], flat: bool,
     *, size: tuple[Size, ...] | None = None, start: tuple[int, int] = (0, 0), every: tuple[int, int] = (1, 1),
     taps_in_kernel: int | None = None, joins: bool = False, tile: tuple[int, int] | None = None,
+    ahead: str | None = None,
 ) -> None:  # fmt: skip
-    """Append the call. `size`, `start`, `every`: where its outputs lie in y; `order`: columns of `weights`."""
+    """Append the call. `size`, `start`, `every`: where its outputs lie in y; `order`: columns of `weights`; `ahead`:
+    see `conv_ahead.py`.
+    """
     height, width = size if size is not None else (y.height, y.width)
     nominal = asm.graph.nominal
     lines, pixels = concrete(y.batch * height, nominal), concrete(width, nominal)
@@ -49,12 +52,14 @@ def append_direct(
     function, params = function_of(activation) if activation is not None else ("", ())
     rest = channels.group_blocks % tile[1]
     unroll = conv.unroll_of(isa, channels.mode, taps.plane.shape[1])
-    soon = channels.mode == "dense" and not taps.dy.any() and not taps.dx.any()
+    soon = channels.mode == "dense" and not taps.dy.any() and not taps.dx.any() and ahead is None
     spec = conv.ConvSpec(
-        channels.mode, step, *tile, rest, unroll, residual is not None, function, len(params), soon=soon
+        channels.mode, step, *tile, rest, unroll, residual is not None, function, len(params), soon=soon, ahead=ahead,
     )
     direct = conv.tile_cycles(isa, (spec.rows, spec.cols), 1, taps.plane.shape[1], pixels, lines)
-    vectors = None if exact else across_vectors(isa, x, channels, taps, lines * pixels, direct * taps.plane.shape[1])
+    needed = direct * taps.plane.shape[1]
+    apart = not exact and ahead is None
+    vectors = across_vectors(isa, x, channels, taps, lines * pixels, needed) if apart else None
     if vectors is not None:
         spec = conv_dot.across(spec, isa, conv_dot.outputs_of(channels))
     if channels.inputs.shape[1] == 1 and every == (1, 1):
@@ -74,6 +79,7 @@ def append_direct(
     call = ConvCall(
         spec, vectors or taps, stride, height, width, start, every, channels.group_blocks, packed,
         asm.pack(f"{node.name}.b", bias_of(asm, node, channels)), params,
+        conv_ahead.pack(asm, node, x) if ahead is not None else ("", ""),
     )  # fmt: skip
     reads = (x, residual) if residual is not None else (x,)
     facts: dict[str, Any] = {"call": call}

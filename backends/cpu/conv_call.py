@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from convc.backends.binding import Binding, Word, offsets_table
-from convc.backends.cpu import conv
+from convc.backends.cpu import conv, conv_ahead
 from convc.backends.cpu.activations import float_word
 from convc.backends.cpu.channels import Taps
 from convc.backends.cpu.split import Work, pixel_parts
@@ -34,6 +34,8 @@ class ConvCall:
     weights: str
     bias: str
     params: tuple[float, ...]
+    ahead: tuple[str, str] = ("", "")
+    """Packed scale and shift of the prologue that the kernel applies."""
 
 
 def arguments(step: Step, bound: Binding) -> Sequence[Word]:
@@ -74,10 +76,20 @@ def arguments(step: Step, bound: Binding) -> Sequence[Word]:
         total * tiles * count * steps,
     )  # fmt: skip
     parts = pixel_parts(work, bound.threads)
-    panels = min(parts * -(-total * pixel_bytes // (parts * PANEL_BYTES)), total)
+    staging = call.spec.ahead is not None
+    most = conv_ahead.PANEL_BYTES if staging else PANEL_BYTES
+    panels = min(parts * -(-total * pixel_bytes // (parts * most)), total)
     panel = -(-total // max(panels, 1))
     chunk = conv.chunk_steps(count, cols * lanes * 4, call.spec.unroll) if panel > 1 else max(count, 1)
-    scratch = bound.scratch(panel * call.spec.rows * cols * lanes * 4 if chunk < count else 64)
+    sums = panel * call.spec.rows * cols * lanes * 4 if chunk < count else 64
+    ahead: Sequence[Word] = ()
+    if staging:
+        plane = panel * call.spec.rows * lanes * 4
+        table = taps.plane * plane + taps.lane * 4
+        scratch = bound.scratch(sums + len(x.planes) * plane)
+        ahead = conv_ahead.arguments(bound, x, call.ahead, sums, plane)
+    else:
+        scratch = bound.scratch(sums)
     if call.spec.soon:  # lane l of a plane fetches pixel l of the next tile
         table = np.stack([table, table + taps.lane * (x_step - 4)], axis=-1)
     r_start = bound.arena + (a * r.row + b * r.pixel)
@@ -88,5 +100,5 @@ def arguments(step: Step, bound: Binding) -> Sequence[Word]:
         bound.table(offsets_table(table, step.node)), count, images, rows, width, wrap,
         x_image, x_row, x_wrap, x_step, y.image, y.row * ey, y_wrap, y_step, r.image, r.row * ey, r_wrap, r_step,
         groups, call.group_blocks, call.group_blocks // call.spec.cols, panels,
-        chunk, *scratch, *(float_word(p) for p in call.params),
+        chunk, *scratch, *ahead, *(float_word(p) for p in call.params),
     ]  # fmt: skip

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from convc.backends.assemble import Assembler
-from convc.backends.cpu import conv, phases, winograd_call
+from convc.backends.cpu import conv, conv_ahead, phases, winograd_call
 from convc.backends.cpu.channels import (
     Channels,
     at_places,
@@ -44,8 +44,11 @@ def lower_conv2d(asm: Assembler, node: Node, isa: Isa) -> None:
     if min(top, left, bottom, right) < 0:
         raise TargetError(f"{node}: padding={node.attrs['padding']} crops", hint="use slice ahead of the convolution")
     x_name = str(node.inputs[0])
-    mapped = lower_prologue(asm, node, isa)
-    narrow = mapped is None and groups == 1 and width * 2 <= isa.lanes and not asm.has_planes(x_name)
+    ahead = conv_ahead.ahead_of(node, weights.shape, isa)
+    if ahead is not None and asm.planes(x_name).lanes != isa.lanes:
+        ahead = None
+    mapped = lower_prologue(asm, node, isa) if ahead is None else None
+    narrow = mapped is None and ahead is None and groups == 1 and width * 2 <= isa.lanes and not asm.has_planes(x_name)
     narrow = narrow and asm.graph[x_name].type.shape[2:] != (1, 1)
     ranked: Sequence[tuple[Choice, float]] = ()
     if narrow:
@@ -92,7 +95,9 @@ def lower_conv2d(asm: Assembler, node: Node, isa: Isa) -> None:
     asm.need_halo(x, Halo.of(top, left, below, beyond))
     packed = weights.reshape(out, -1)
     tile = (choice.rows, choice.cols) if choice is not None else None
-    append_direct(asm, node, isa, x, y, residual, channels, taps, order, packed, step, stride, flat, tile=tile)
+    append_direct(
+        asm, node, isa, x, y, residual, channels, taps, order, packed, step, stride, flat, tile=tile, ahead=ahead,
+    )  # fmt: skip
     asm.define(y)
 
 

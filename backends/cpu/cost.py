@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from convc.backends.cpu import conv, phases, winograd_call
+from convc.backends.cpu import conv, conv_ahead, phases, winograd_call
 from convc.backends.cpu.channels import prefers_lanes
 from convc.backends.cpu.choice import Facts, candidates
 from convc.backends.cpu.isa import Isa
@@ -87,5 +87,6 @@ class CpuCost:
         stored += self._bytes(residual) / (4 * BYTES_A_CYCLE) if residual is not None else 0.0
         mapped = 0.0
         if node.op == "conv2d" and has_prologue(node.inputs, node.attrs):
-            mapped = 2 * self._bytes(x) / BYTES_A_CYCLE + STEP_CYCLES
+            apart = not conv_ahead.fits(node.attrs, kernel, self.isa)
+            mapped = self._bytes(x) / BYTES_A_CYCLE + apart * (self._bytes(x) / BYTES_A_CYCLE + STEP_CYCLES)
         return mapped + steps + stored + STEP_CYCLES

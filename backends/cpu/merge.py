@@ -11,7 +11,7 @@ from dataclasses import replace
 from math import inf
 
 from convc.backends.assemble import Assembler
-from convc.backends.cpu import conv, conv_dot, conv_window, winograd, winograd_few
+from convc.backends.cpu import conv, conv_ahead, conv_dot, conv_window, winograd, winograd_few
 from convc.backends.cpu.isa import Isa
 from convc.backends.program import Step
 
@@ -61,5 +61,7 @@ def emit(spec: Spec, isa: Isa) -> tuple[str, str]:
         return winograd.emit(spec, isa)
     if isinstance(spec, winograd_few.FewSpec):
         return winograd_few.emit(spec, isa)
+    if spec.ahead is not None:
+        return conv_ahead.emit(spec, isa)
     by_mode = {"window": conv_window.emit, "dot": conv_dot.emit}
     return by_mode.get(spec.mode, conv.emit)(spec, isa)

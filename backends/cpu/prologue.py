@@ -1,4 +1,5 @@
-"""The prologue of a conv2d, activation(x scale + shift) with a scale and a shift a channel, into planes of its own.
+"""The prologue of a conv2d, activation(x scale + shift) with a scale and a shift a channel, into planes of its own:
+for those whose kernel does not apply it (`conv_ahead.py`).
 
 One pass over x, whose planes may be those of several values. Zeros around the result are the convolution's padding.
 """
@@ -50,7 +51,7 @@ def lower_prologue(asm: Assembler, node: Node, isa: Isa) -> Planes | None:
     x_name = str(node.inputs[0])
     x = asm.planes(x_name)
     y = asm.new_planes(f"{node.name}.prologue", asm.graph[x_name].type, places=x.places)
-    packed = [_packed(asm, node, slot, otherwise, x) for slot, otherwise in (("scale", 1.0), ("shift", 0.0))]
+    packed = [channel_constant(asm, node, slot, otherwise, x) for slot, otherwise in (("scale", 1.0), ("shift", 0.0))]
     prologue: Activation | None = node.attrs["prologue"]
     function, params = function_of(prologue) if prologue is not None else ("", ())
     facts = {"operands": [0, *packed], "ways": "vvv", "floats": params}
@@ -58,7 +59,7 @@ def lower_prologue(asm: Assembler, node: Node, isa: Isa) -> Planes | None:
     return y
 
 
-def _packed(asm: Assembler, node: Node, slot: str, otherwise: float, x: Planes) -> Operand:
+def channel_constant(asm: Assembler, node: Node, slot: str, otherwise: float, x: Planes) -> Operand:
     """A vector of one value a channel as [planes, 1, 1, lanes], zero where a lane holds no channel."""
     source = operand(asm.graph, node, slot)
     vector: Array = np.full(x.channels, otherwise, np.float32)

@@ -22,11 +22,16 @@ NETWORKS = ("resnet50", "mobilenet_v2", "shufflenet_v1", "densenet121")
 ARCHITECTURES = ("sm_80", "sm_90a")
 
 
+@cache
+def _made(source: str, arch: str) -> compiling.CompiledKernel:
+    return compiling.compile_kernel(source, arch)
+
+
 def assert_sound(kernels: dict[str, str], arch: str) -> None:
     """Compile them all; report every kernel that is not as it should be."""
     wrong = []
     for name, source in sorted(kernels.items()):
-        made = compiling.compile_kernel(source, arch)
+        made = _made(source, arch)
         if made.spills or made.stack or made.registers > 255:
             wrong.append(f"{name}: {made.registers} registers, {made.spills} bytes spilled, stack of {made.stack}")
         for text in (".f64", ".extern .func", ".local"):
@@ -55,6 +60,12 @@ def test_kernels_around_the_convolutions_of_a_large_network() -> None:
     }
     assert len(kernels) > 5
     assert_sound(kernels, "sm_80")
+
+
+@pytest.mark.parametrize(("precision", "arch"), [("float16", "sm_80"), ("float32", "sm_90a")])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_every_kernel_of_a_network(network: str, precision: str, arch: str) -> None:
+    assert_sound(dict(program(network, precision, arch).kernels), arch)
 
 
 @pytest.mark.slow

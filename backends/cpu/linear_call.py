@@ -11,7 +11,7 @@ from convc.backends.binding import Binding, Word, offsets_table
 from convc.backends.cpu.activations import float32, float_word, function_of
 from convc.backends.cpu.channels import Taps, bias_of, make_taps, pack_weights
 from convc.backends.cpu.convolution import match_channels
-from convc.backends.cpu.isa import Isa
+from convc.backends.cpu.isa import Isa, host_processor
 from convc.backends.cpu.linear import LinearSpec, emit, scratch_bytes, tile_for
 from convc.backends.operands import constant_of
 from convc.backends.program import Flattened, Planes, Step
@@ -55,7 +55,7 @@ def lower_linear(asm: Assembler, node: Node, isa: Isa) -> None:
     columns = order[..., 0] * len(pixels) + order[..., 1]
     activation: Activation | None = node.attrs["activation"]
     function, params = function_of(activation) if activation is not None else ("", ())
-    streams, cols = tile_for(isa)
+    streams, cols = tile_for(isa, host_processor())
     blocks = channels.group_blocks
     cols = min(cols, blocks)
     spec = LinearSpec(streams, cols, blocks % cols, residual is not None, function, len(params))
@@ -63,7 +63,7 @@ def lower_linear(asm: Assembler, node: Node, isa: Isa) -> None:
     count = channels.slots.size * columns.shape[1]
     call = LinearCall(
         spec, isa, taps, blocks,
-        asm.pack_later(f"{node.name}.w", count, lambda: pack_weights(rows, channels, columns, cols)),
+        asm.pack_later(f"{node.name}.w{cols}", count, lambda: pack_weights(rows, channels, columns, cols)),
         asm.pack(f"{node.name}.b", bias_of(asm, node, channels)), params,
     )  # fmt: skip
     read = flattened if flattened is not None and len(pixels) > 1 else source

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from cpu_support import TARGETS
 
 import convc
+from convc.backends.cpu import linear_call
 from convc.interp import run_graph
 
+PROCESSORS = ("sapphirerapids", "znver4")
+"""They take weights in several streams, and in one."""
 
+
+@pytest.mark.parametrize("processor", PROCESSORS)
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize(("features", "out"), [(1, 1), (7, 5), (64, 33), (129, 40), (1000, 17)])
-def test_equals_the_interpreter_alone_and_in_a_batch(target: str, features: int, out: int) -> None:
+@pytest.mark.parametrize(("features", "out"), [(1, 1), (7, 5), (64, 33), (129, 40), (1000, 17), (70, 90)])
+def test_equals_the_interpreter_alone_and_in_a_batch(
+    target: str, features: int, out: int, processor: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linear_call, "host_processor", lambda: processor)
     b = convc.Builder("linear", seed=features)
     x, r = b.input("x", ("N", features)), b.input("r", ("N", out))
     y = b.linear(x, out)
@@ -30,6 +40,21 @@ def test_equals_the_interpreter_alone_and_in_a_batch(target: str, features: int,
             np.testing.assert_allclose(found[name], want, atol=2e-6 * np.abs(want).max() + 1e-7)
             np.testing.assert_array_equal(alone[name][0], found[name][-1])
             np.testing.assert_array_equal(team.run(given)[name], found[name])
+
+
+@pytest.mark.parametrize("processor", PROCESSORS)
+def test_a_file_of_another_processor(processor: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights lie in the file as the machine that wrote it reads them; another one puts them in its own order."""
+    b = convc.Builder("elsewhere", seed=0)
+    graph = b.finish(b.linear(b.input("x", ("N", 70)), 90))
+    x = np.random.default_rng(1).standard_normal((5, 70)).astype(np.float32)
+    (expected,) = run_graph(graph, {"x": x}, dtype="float64").values()
+    monkeypatch.setattr(linear_call, "host_processor", lambda: processor)
+    convc.compile(graph, threads=1).save(tmp_path / "one.convc")
+    for other in PROCESSORS:
+        monkeypatch.setattr(linear_call, "host_processor", lambda other=other: other)
+        found = convc.load(tmp_path / "one.convc", threads=1)(x)
+        np.testing.assert_allclose(found, expected, atol=2e-6 * np.abs(expected).max())
 
 
 def test_reads_the_planes_of_a_convolution_in_their_order() -> None:

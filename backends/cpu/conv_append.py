@@ -13,7 +13,7 @@ from convc.backends.cpu.activations import function_of
 from convc.backends.cpu.channels import Channels, Taps, bias_of, pack_weights
 from convc.backends.cpu.conv_call import ConvCall
 from convc.backends.cpu.conv_window import row_of_taps, windowed
-from convc.backends.cpu.isa import Isa
+from convc.backends.cpu.isa import Isa, host_processor
 from convc.backends.program import Ints, Planes
 from convc.dims import Size, concrete
 from convc.ir.graph import Node
@@ -55,6 +55,7 @@ def append_direct(
     soon = channels.mode == "dense" and not taps.dy.any() and not taps.dx.any() and ahead is None
     spec = conv.ConvSpec(
         channels.mode, step, *tile, rest, unroll, residual is not None, function, len(params), soon=soon, ahead=ahead,
+        streams=conv.streams_for(host_processor()),
     )
     direct = conv.tile_cycles(isa, (spec.rows, spec.cols), 1, taps.plane.shape[1], pixels, lines)
     needed = direct * taps.plane.shape[1]

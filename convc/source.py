@@ -32,6 +32,7 @@ def read_source(
     for what cannot be read, InputError for shapes or names that do not fit.
     """
     limits = limits or Limits()
+    _check_shapes(input_shapes)
     if is_module(source):
         return load_torch(source, example_inputs, input_shapes=input_shapes, limits=limits)
     if example_inputs is not None:
@@ -56,6 +57,15 @@ def read_source(
         f"a {type(source).__name__} is no model",
         hint="give a path, zoo:NAME, an onnx.ModelProto, a torch.nn.Module or a convc.Graph",
     )
+
+
+def _check_shapes(input_shapes: Any) -> None:
+    if input_shapes is None:
+        return
+    if not isinstance(input_shapes, Mapping) or not all(isinstance(s, Sequence) for s in input_shapes.values()):
+        raise InputError(
+            f"input_shapes={input_shapes!r} gives no sizes by input", hint='use a dict such as {"x": (1, 3, 224, 224)}'
+        )
 
 
 def read_text(path: str | os.PathLike[str], limits: Limits) -> Graph:

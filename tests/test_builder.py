@@ -153,6 +153,14 @@ def broken(case: str) -> None:
             b.conv(x, 8, kernel=3, padding="full", name="stem")
         case "transposed padding":
             b.conv_transpose(x, 8, kernel=3, padding="same", name="up")
+        case "kernel":
+            b.conv(x, 8, kernel="3", name="stem")  # type: ignore[arg-type]
+        case "no channels":
+            b.conv(x, 0, kernel=3, name="stem")
+        case "directions":
+            b.conv_transpose(x, 8, kernel=(2, 2, 2), name="up")
+        case "no value":
+            b.conv(3, 8, kernel=3, name="stem")  # type: ignore[arg-type]
         case "linear":
             b.linear(x, 10, name="fc")
         case "batch_norm":
@@ -180,6 +188,10 @@ def broken(case: str) -> None:
         ("name", r"two nodes are named %same"),
         ("padding", r"%stem: padding='full'.*same"),
         ("transposed padding", r"%up: padding='same'"),
+        ("kernel", r"%stem: 8 channels of '3'"),
+        ("no channels", r"%stem: 0 channels of 3 x 3"),
+        ("directions", r"%up: 8 channels of 2 x 2 x 2"),
+        ("no value", r"%stem: 3 is no value of the network"),
         ("linear", r"%fc: the last size of input %x: f32\[N, 4, H, W\] is symbolic"),
         ("batch_norm", r"%bn: input %z: f32\[N\]"),
         ("other builder", r"%foreign reads %x of another Builder"),

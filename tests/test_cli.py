@@ -86,6 +86,22 @@ def test_an_error_is_one_message_with_a_hint_and_no_trace(capsys: pytest.Capture
 
 
 @pytest.mark.parametrize(
+    "words",
+    ["compile {} -o {}", "compile {} --stop-after read -o {}", "inspect {} --html {}", "inspect {} --save-onnx {}"],
+)
+def test_a_model_is_not_written_over(
+    words: str, small: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, other = tmp_path / "net.onnx", tmp_path / "same.onnx"
+    source.write_bytes(Path(small).read_bytes())
+    other.symlink_to(source)
+    for target in (source, other):
+        assert main(words.format(source, target).split()) == 2
+        assert f"{target} is the model that is read" in capsys.readouterr().err
+    assert source.read_bytes() == Path(small).read_bytes()
+
+
+@pytest.mark.parametrize(
     ("hint", "told"),
     [
         (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -112,3 +113,9 @@ def test_sizes_of_one_symbol_must_agree() -> None:
 def test_a_network_that_cannot_take_the_shape_names_the_node() -> None:
     with pytest.raises(ModelError, match="conv2d %conv: "):
         read_source(small(), input_shapes={"x": (None, 4, None, None)})
+
+
+@pytest.mark.parametrize("shapes", ["x:1x3x8x8", {"x": 3}, [("x", (1, 3, 8, 8))]])
+def test_shapes_that_are_no_sizes_by_input(shapes: Any) -> None:
+    with pytest.raises(InputError, match="gives no sizes by input.*Hint: use a dict such as"):
+        read_source(small(), input_shapes=shapes)

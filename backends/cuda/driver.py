@@ -98,7 +98,8 @@ def no_driver(what: str) -> TargetError:
     """The error of a machine that cannot run kernels."""
     return TargetError(
         f"target 'cuda' needs an NVIDIA driver and a GPU to run: {what}",
-        hint="install the driver, use target='cpu', or compile ahead with target='cuda:sm_90a'",
+        hint="install the driver, use target='cpu', or save a model compiled for target='cuda:sm_90a' and run it where "
+        "there is a GPU",
     )
 
 

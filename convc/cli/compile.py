@@ -38,6 +38,7 @@ def run(args: argparse.Namespace) -> int:
     """Compile, save, and print a summary."""
     if models.is_compiled(args.model):
         raise InputError(f"{args.model} is compiled already", hint="give the model that it was made from")
+    models.keep_apart(args, args.output)
     if args.stop_after:
         return _write_text(args, _graph_after(args, args.stop_after))
     if not args.output:

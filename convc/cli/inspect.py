@@ -52,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the chosen view."""
     if args.input_shape and models.is_compiled(args.model):
         raise InputError(f"{args.model} is compiled already", hint="leave out --input-shape")
+    models.keep_apart(args, args.html, args.save_onnx)
     if args.html:
         write_html(args)
     else:

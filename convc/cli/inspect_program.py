@@ -85,9 +85,11 @@ def kernel_text(model: CompiledModel, form: str, name: str) -> str:
         from convc.backends.cuda.compile import compile_ptx, disassemble
 
         compiled = model.runnable.kernels  # type: ignore[attr-defined]
-        return compile_ptx(source, instructions) if form == "ptx" else disassemble(compiled[name].cubin)
+        text = compile_ptx(source, instructions) if form == "ptx" else disassemble(compiled[name].cubin)
+        return text.expandtabs(4)
     if kind != "cpu" or form == "ptx":
-        raise TargetError(f"kernels for {kind} have no {form} here", hint="leave out --llvm, --asm and --ptx")
+        there = {"cpu": "--source, --llvm or --asm", "cuda": "--source, --ptx or --asm"}.get(kind, "--source")
+        raise TargetError(f"kernels for {kind} have no {form} here", hint=f"use {there}")
     from convc.backends.cpu.isa import ISAS
     from convc.backends.cpu.jit import compile_assembly, compile_llvm
 

@@ -134,6 +134,17 @@ def is_compiled(model: str) -> bool:
         return False
 
 
+def keep_apart(args: argparse.Namespace, *outputs: str | None) -> None:
+    """Raise InputError where an output file is the model that is read."""
+    for output in outputs:
+        try:
+            same = bool(output) and Path(args.model).samefile(str(output))
+        except OSError:  # one of them is no file
+            continue
+        if same:
+            raise InputError(f"{output} is the model that is read", hint="write to another file")
+
+
 def read_graph(args: argparse.Namespace) -> Graph:
     """The graph of MODEL as it was read, before any pass. Raises ModelError."""
     from convc.source import read_source

@@ -136,7 +136,7 @@ class Builder:
         """conv2d to `channels` channels with weights of variance 2 / fan-in (He), and a small bias."""
         full = self._fresh(name) if name is not None else self._free(self._path("conv"))
         per_group = self._per_group(x, groups, full)
-        shape = (channels, per_group, *pair(kernel))
+        shape = (channels, per_group, *_sizes(full, channels, pair(kernel)))
         w = self._seeded(f"{full}.weight", shape, he_bound(math.prod(shape[1:])))
         b = self._seeded(f"{full}.bias", (channels,), 0.1) if bias else None
         window = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
@@ -163,7 +163,7 @@ class Builder:
             raise ModelError(
                 f"conv_transpose2d %{full}: groups={groups} must divide {channels} channels", hint="change one"
             )
-        kernel, stride = pair(kernel), pair(stride)
+        kernel, stride = _sizes(full, channels, pair(kernel)), _sizes(full, channels, pair(stride))
         fan_in = max(1.0, per_group * math.prod(kernel) / math.prod(stride))
         w = self._seeded(f"{full}.weight", (per_group * groups, channels // groups, *kernel), he_bound(fan_in))
         b = self._seeded(f"{full}.bias", (channels,), 0.1) if bias else None
@@ -302,6 +302,8 @@ class Builder:
         return self._add(make_node(op, full, nodes, windows(full, op, nodes, attrs), source=(full,)))
 
     def _per_group(self, x: Value, groups: int, full: str) -> int:
+        if not isinstance(x, Value):
+            raise ModelError(f"convolution %{full}: {x!r} is no value of the network", hint="use what input() gave")
         count = x.shape[1] if x.type.rank == 4 else None
         if not isinstance(count, int):
             raise ModelError(
@@ -330,6 +332,18 @@ class Builder:
                 hint="check the network's options",
             )
         return self._add(constant(full, array))
+
+
+
+def _sizes(full: str, channels: int, sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """The sizes, two of them and, as the channels, above 0. Raises ModelError."""
+    numbers = (channels, *sizes)
+    if len(sizes) != 2 or not all(isinstance(number, (int, np.integer)) and number > 0 for number in numbers):
+        listed = " x ".join(map(repr, sizes))
+        raise ModelError(
+            f"convolution %{full}: {channels!r} channels of {listed}", hint="give channels and sizes above 0"
+        )
+    return sizes
 
 
 __all__ = ["Builder", "Value"]

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from cpu_support import check
 
-from convc.backends.cpu import conv_append
 from convc.frontends.builder import Builder
 from convc.ir.graph import Graph
 from convc.types import Activation
@@ -235,15 +234,3 @@ def test_a_residual_with_a_halo_where_images_lie_side_by_side() -> None:
     r = b.relu(b.conv(x, 32, kernel=1))
     y = b.add(b.conv(x, 32, kernel=1, bias=False), r)
     check(b.finish([b.conv(y, 8, kernel=1), b.conv_transpose(r, 8, kernel=3, stride=2)]), passes="default")
-
-
-@pytest.mark.parametrize(("processor", "streams"), [("znver4", 1), ("sapphirerapids", 2), ("generic", 2)])
-def test_weights_are_asked_for_as_the_processor_takes_them(
-    processor: str, streams: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In one stream or two, of whole lines, and with the same sums."""
-    monkeypatch.setattr(conv_append, "host_processor", lambda: processor)
-    model = check(conv((2, 64, 9, 7), 70, kernel=1, padding=0))
-    (name,) = [step.kernel for step in model.program.steps if step.family == "conv"]
-    source = model.program.kernels[name]
-    assert [f"later + {stream} * stream" in source for stream in range(3)] == [stream < streams for stream in range(3)]

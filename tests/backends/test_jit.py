@@ -6,8 +6,10 @@ import gc
 import re
 
 import pytest
+from cpu_support import check
 
-from convc.backends.cpu import isa, jit
+from convc.backends.cpu import conv_append, isa, jit
+from convc.frontends.builder import Builder
 
 DOUBLED = """def doubled(a, thread, threads):
     y = load_i64(a, 0)
@@ -86,3 +88,16 @@ def _loop(lines: list[str]) -> list[str]:
             if any("vfmadd" in one for one in loop):
                 return loop
     raise AssertionError("no loop multiplies")
+
+
+@pytest.mark.parametrize(("processor", "streams"), [("znver4", 1), ("sapphirerapids", 2), ("generic", 2)])
+def test_weights_are_asked_for_as_the_processor_takes_them(
+    processor: str, streams: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one stream or two, of whole lines, and with the same sums."""
+    monkeypatch.setattr(conv_append, "host_processor", lambda: processor)
+    b = Builder("asked", seed=1)
+    model = check(b.finish(b.conv(b.input("x", (2, 64, 9, 7)), 70, kernel=1)))
+    (name,) = [step.kernel for step in model.program.steps if step.family == "conv"]
+    source = model.program.kernels[name]
+    assert [f"later + {stream} * stream" in source for stream in range(3)] == [stream < streams for stream in range(3)]

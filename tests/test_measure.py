@@ -124,7 +124,9 @@ def test_differences_of_arrays() -> None:
 
 
 def test_the_environment_is_plain() -> None:
-    assert {"processor", "threads", "packages", "load", "convc"} <= set(json.loads(json.dumps(environment())))
+    found = json.loads(json.dumps(environment()))
+    assert {"processor", "gpu", "threads", "packages", "load", "convc"} <= set(found)
+    assert found["gpu"].startswith("none: ") or ", sm_" in found["gpu"]
     peak = peak_memory()
     assert peak is None or peak > 10 << 20
 

@@ -103,6 +103,23 @@ def no_driver(what: str) -> TargetError:
     )
 
 
+def described() -> str:
+    """Name and architecture of the first GPU, or why there is none. No context is made."""
+    try:
+        cu = driver()
+        call(cu.cuInit, 0)
+        if not call(cu.cuDeviceGetCount):
+            raise no_driver("the driver finds no device")
+        handle = call(cu.cuDeviceGet, 0)
+        name = call(cu.cuDeviceGetName, 128, handle).split(b"\0")[0].decode()
+        kind = cu.CUdevice_attribute
+        major = call(cu.cuDeviceGetAttribute, kind.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, handle)
+        minor = call(cu.cuDeviceGetAttribute, kind.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, handle)
+    except TargetError as error:
+        return f"none: {error.message.rpartition(': ')[2]}"
+    return f"{name}, sm_{major}{minor}"
+
+
 @cache
 def device(ordinal: int = 0, process: int = 0) -> CudaDevice:
     """The device. `process` keeps what a fork inherited apart: a context does not survive one."""

@@ -58,10 +58,10 @@ def show_kernels(args: argparse.Namespace) -> None:
             say("\n\n".join(text.rstrip("\n") for text in texts.values()))
         return
     listed = kernel_figures(model.program)
-    headings = ["!kernel", ">calls", ">lines of source"]
+    headings = ["!kernel", ">calls", ">lines"]
     compiled = getattr(model.runnable, "kernels", None)
     if compiled is not None:
-        headings += [">registers", ">spilled", ">stack", ">shared"]
+        headings += [">regs", ">spilled", ">stack", ">shared"]
         shared = model.runnable.shared_memory()  # type: ignore[attr-defined]
         for one in listed:
             made = compiled[one["name"]]

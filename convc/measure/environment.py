@@ -13,13 +13,14 @@ from convc import __version__
 
 PACKAGES = (
     "numpy", "numba", "llvmlite", "networkx", "onnx", "safetensors", "rich", "pillow", "onnxruntime", "openvino",
-    "ncnn", "torch", "matplotlib",
+    "ncnn", "torch", "matplotlib", "numba-cuda", "cuda-bindings",
 )  # fmt: skip
 
 
 def environment() -> dict[str, Any]:
     """The facts as plain JSON values. `load` is the number of running processes over the last minute, where known."""
     from convc.backends.cpu.isa import available
+    from convc.backends.cuda.driver import described
     from convc.backends.store import store
     from convc.processors import default_threads
 
@@ -29,6 +30,7 @@ def environment() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "processor": processor(),
         "instruction_sets": list(available()),
+        "gpu": described(),
         "threads": default_threads(),
         "load": load(),
         "store": str(store().folder),

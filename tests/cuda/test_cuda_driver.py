@@ -27,7 +27,7 @@ SCRIPT = """
 import json, sys
 import numpy as np
 import convc
-from convc.backends.cuda.driver import this_device
+from convc.backends.cuda.driver import described, this_device
 
 class Given:
     def __init__(self, array):
@@ -37,6 +37,7 @@ class Given:
             "strides": None,
         }
 
+assert described() == "Stand-in, sm_90"
 device = this_device()
 x = np.zeros((2, 64, 8, 8), np.float32)
 b = convc.Builder("driven", seed=0)

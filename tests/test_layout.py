@@ -37,7 +37,7 @@ ROOMS = {
     "base": Room(
         (
             "convc", "convc.errors", "convc.dims", "convc.types", "convc.limits", "convc.files", "convc.interrupts",
-            "convc.processors", "convc.parallel",
+            "convc.processors", "convc.parallel", "convc.collector",
         ),
         set(),
     ),

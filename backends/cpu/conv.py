@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from convc.backends.cpu.activations import name_end, write_parameters
-from convc.backends.cpu.isa import Isa
+from convc.backends.cpu.isa import Isa, one_stream
 from convc.backends.cpu.writer import Writer
 
 ARGUMENTS = [
@@ -288,7 +288,7 @@ def streams_for(processor: str) -> int:
     """In how many streams a processor, by LLVM's name, is asked for weights. Xeons follow each by itself, and take two
     sooner than one; on Zen 4 one is 1.02 of the speed of Inception v3, 1.11 of DCGAN's.
     """
-    return 1 if processor.startswith("znver") else 2
+    return 1 if one_stream(processor) else 2
 
 
 def chunk_steps(count: int, step_bytes: int, unroll: int = 1) -> int:

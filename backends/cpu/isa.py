@@ -63,6 +63,13 @@ def host_processor() -> str:
     return str(llvm.get_host_cpu_name()) or "generic"
 
 
+def one_stream(processor: str) -> bool:
+    """Whether a processor, by LLVM's name, takes weights from memory soonest in one stream, as Zen does. Xeons follow
+    several by themselves.
+    """
+    return processor.startswith("znver")
+
+
 def available() -> tuple[str, ...]:
     """Instruction sets that this machine runs, best first."""
     machine = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine().lower())

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from convc.backends.cpu.activations import write_parameters
-from convc.backends.cpu.isa import Isa
+from convc.backends.cpu.isa import Isa, one_stream
 from convc.backends.cpu.writer import Writer
 
 MOST_ROWS = 4
@@ -46,7 +46,7 @@ class LinearSpec:
 
 def tile_for(isa: Isa, processor: str) -> tuple[int, int]:
     """Streams and blocks of a tile, for a processor by LLVM's name: at most as many sums as half of the registers."""
-    if processor.startswith("znver"):
+    if one_stream(processor):
         return 1, 4
     return (8, 2) if isa.registers >= 32 else (4, 2)
 

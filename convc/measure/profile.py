@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
@@ -11,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from convc.backends.program import Flattened, Layout, Plain, Program, Step, node_of
+from convc.collector import collector_off
 from convc.dims import concrete
 from convc.errors import TargetError
 from convc.interp import bind_sizes
 from convc.measure.history import Change, History
-from convc.measure.timing import collector_off
 from convc.types import Array
 
 if TYPE_CHECKING:
@@ -190,6 +191,7 @@ def _measure(stepper: _Stepper, seconds: float, rounds: int, loop: Loop) -> _Sam
     wall: list[float] = []
     calls: list[float] = []
     limits: list[float] = []
+    gc.collect()
     with collector_off():
         run(0, stepper.steps)
         end = wall_clock() + seconds

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+
+from convc.collector import collector_off
 
 PERCENTILES = (50.0, 90.0, 95.0, 99.0)
 SETTLE_SECONDS = 0.04
@@ -76,6 +77,7 @@ def race(
     runs = max(int(TURN_SECONDS / each), 1) if settle and each else 1
     total = budget.seconds * len(contestants)
     turns = 0
+    gc.collect()
     with collector_off():
         begin = time.perf_counter()
         while turns < budget.runs or time.perf_counter() - begin < total:
@@ -94,17 +96,4 @@ def race(
     return samples
 
 
-@contextmanager
-def collector_off() -> Iterator[None]:
-    """No garbage collection inside the block, after one ahead of it."""
-    was = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()
-
-
-__all__ = ["PERCENTILES", "Budget", "Figures", "collector_off", "race"]
+__all__ = ["PERCENTILES", "Budget", "Figures", "race"]

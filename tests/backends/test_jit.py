@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import math
 import re
 
+import numba
 import pytest
 from cpu_support import check
 
@@ -42,6 +44,24 @@ def test_the_collector_is_left_as_it_was(source: str, on: bool) -> None:
         assert gc.isenabled() is on
     finally:
         (gc.enable if was else gc.disable)()
+
+
+def test_numba_of_the_callers_own_goes_on_working() -> None:
+    """Kernels are a target of their own beside the one that njit compiles for, before and after them."""
+    def first(n: int) -> float:
+        return sum([math.floor(i / 2) for i in range(n) if i != 3 and bool(i)])
+
+    def second(n: int) -> float:
+        total = 0.0
+        for i in range(n):
+            total += (i, 1.5)[1] * (i // 2) + abs(-i)
+        return total
+
+    assert numba.njit(first)(9) == first(9)
+    assert jit.compile_object("doubled", DOUBLED, isa.choose())
+    assert numba.njit(second)(9) == second(9)
+    assert jit.compile_object("again", DOUBLED.replace("doubled", "again"), isa.choose())
+    assert numba.njit(first)(7) == first(7)
 
 
 def test_one_function_is_left_of_a_kernel() -> None:

@@ -86,7 +86,7 @@ def append_direct(
     facts: dict[str, Any] = {"call": call}
     if residual is not None and every == (1, 1):
         facts["in_place"] = 1
-    asm.step(merge.emit(spec, isa), "conv", node.name, reads, (y,), facts, joins=joins)
+    asm.step(merge.named(spec, isa), "conv", node.name, reads, (y,), facts, joins=joins)
 
 
 def across_vectors(isa: Isa, x: Planes, channels: Channels, taps: Taps, pixels: int, cycles: float) -> Taps | None:

@@ -30,7 +30,7 @@ from convc.backends.cpu import (
 )  # fmt: skip
 from convc.backends.cpu.choice import Choice
 from convc.backends.cpu.isa import Isa
-from convc.backends.cpu.merge import merge_ends
+from convc.backends.cpu.merge import write_kernels
 from convc.backends.cpu.places import output_places
 from convc.backends.cpu.pool_behind import pool_behind
 from convc.backends.fuse_maps import fuse_maps
@@ -121,6 +121,6 @@ def lower_with(
         asm = lowered(gaps)
     pool_behind(asm, isa)
     fuse_maps(asm, lambda step: EMIT_MAP[step.family](isa, step.params["calls"], step.params["ways"]))
-    merge_ends(asm, isa)
+    write_kernels(asm, isa)
     program = replace(asm.finish(), choices={name: one.to_json() for name, one in (choices or {}).items()})
     return program, asm.candidates

@@ -1,4 +1,4 @@
-"""Kernels that differ at their end alone are compiled once, where a Program has several.
+"""Kernels of convolutions, written once all calls are known: those that differ at their end alone are compiled once.
 
 A network's convolutions of one kind end with a residual or without, with relu or without. A kernel that can add a
 residual adds none where it gets no table of its planes; one that can pool does where it is told to; relu is the larger
@@ -20,8 +20,13 @@ LEAST = {"relu": 0.0, "": -inf}
 """What each number is at least, after the activations that can be told apart by that."""
 
 
-def merge_ends(asm: Assembler, isa: Isa) -> None:
-    """Let steps whose kernels differ by residual, or by relu or nothing, call one kernel."""
+def named(spec: Spec, isa: Isa) -> tuple[str, str]:
+    """A kernel by its name, without its source, which `write_kernels` writes."""
+    return spec.name(isa), ""
+
+
+def write_kernels(asm: Assembler, isa: Isa) -> None:
+    """The kernels of convolutions: those that differ by residual, or by relu or nothing, become one."""
     alike: dict[Spec, list[int]] = {}
     for index, step in enumerate(asm.steps):
         if step.family in {"conv", "winograd"}:
@@ -32,12 +37,16 @@ def merge_ends(asm: Assembler, isa: Isa) -> None:
         specs = [asm.steps[index].params["call"].spec for index in indices]
         residual = any(spec.residual for spec in specs)
         pools = {spec.pool for spec in specs if not isinstance(spec, conv.ConvSpec)} - {""}
+        made: dict[str, str] = {}
         for index, spec in zip(indices, specs, strict=True):
             merged = replace(_pooling(spec, *pools) if len(pools) == 1 else spec, residual=residual)
             if len({one.activation for one in specs}) > 1:
                 merged = replace(merged, activation="at_least", params=1)
             if merged != spec:
-                asm.steps[index] = _calling(asm, asm.steps[index], merged, isa)
+                asm.steps[index] = _calling(asm.steps[index], merged, isa)
+            if merged.name(isa) not in made:
+                made.update([emit(merged, isa)])
+        asm.kernels.update(made)
     called = {step.kernel for step in asm.steps}
     asm.kernels = {name: source for name, source in asm.kernels.items() if name in called}
 
@@ -47,12 +56,12 @@ def _pooling(spec: Spec, pool: str) -> Spec:
     return spec if isinstance(spec, conv.ConvSpec) else replace(spec, pool=pool)
 
 
-def _calling(asm: Assembler, step: Step, spec: Spec, isa: Isa) -> Step:
+def _calling(step: Step, spec: Spec, isa: Isa) -> Step:
     call = step.params["call"]
     params = (LEAST[call.spec.activation],) if spec.activation == "at_least" else call.params
-    name, source = emit(spec, isa)
-    asm.kernels[name] = source
-    return replace(step, kernel=name, params={**step.params, "call": replace(call, spec=spec, params=params)})
+    return replace(
+        step, kernel=spec.name(isa), params={**step.params, "call": replace(call, spec=spec, params=params)}
+    )
 
 
 def emit(spec: Spec, isa: Isa) -> tuple[str, str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from convc.backends.assemble import Assembler
-from convc.backends.cpu import merge
 from convc.backends.cpu.isa import Isa
 from convc.backends.flows import delivered, touching
 from convc.backends.program import Planes, Step, buffers_of
@@ -37,10 +36,8 @@ def pool_behind(asm: Assembler, isa: Isa) -> None:
             continue
         kind = "max" if asm.graph[pool.node].op == "max_pool2d" else "average"
         spec = replace(call.spec, pool=kind)
-        name, asm.kernels[name] = merge.emit(spec, isa)
-        asm.steps[before] = replace(
-            conv, kernel=name, writes=pool.writes, params={"call": replace(call, spec=spec, shrink=2)}
-        )
+        params = {"call": replace(call, spec=spec, shrink=2)}
+        asm.steps[before] = replace(conv, kernel=spec.name(isa), writes=pool.writes, params=params)
         gone.add(index)
     asm.steps = [step for index, step in enumerate(asm.steps) if index not in gone]
 

@@ -120,7 +120,7 @@ def append(
     if residual is not None and place.every == (1, 1):
         facts["in_place"] = 1
     reads = (x, residual) if residual is not None else (x,)
-    asm.step(merge.emit(spec, isa), "winograd", node.name, reads, (y,), facts, joins=joins)
+    asm.step(merge.named(spec, isa), "winograd", node.name, reads, (y,), facts, joins=joins)
 
 
 def pack_points(form: Form, weights: Array, channels: Channels, inputs: Ints, cols: int) -> Array:

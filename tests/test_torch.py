@@ -41,6 +41,24 @@ class Function2(Function):
         return self.function(x, y)
 
 
+def shifted(x: Any) -> Any:
+    """Channels moved by a row, as of temporal shift modules."""
+    y = torch.zeros_like(x)
+    y[:, :2, 1:] = x[:, :2, :-1]
+    y[:, 2:, :-1] = x[:, 2:, 1:]
+    y[:, :, :, 3] = 0.5
+    return y
+
+
+def written(x: Any) -> Any:
+    """A place and a whole tensor written to."""
+    y = x * 2
+    y[:, -2] = x[:, 0]
+    z = torch.empty_like(x)
+    z[:] = y.mean(1, keepdim=True)
+    return y + z
+
+
 def module_of(what: Any) -> Any:
     """A module in evaluation mode with parameters that are not the initial ones; functions are wrapped."""
     if not isinstance(what, nn.Module):
@@ -138,6 +156,11 @@ MODULES: dict[str, tuple[Callable[[], Any], tuple[int, ...]]] = {
     "adaptive_avg_pool1d": (lambda: nn.AdaptiveAvgPool1d(5), SIGNAL),
     "adaptive_max_pool2d": (lambda: nn.AdaptiveMaxPool2d((3, 4)), IMAGE),
     "adaptive_max_pool2d_whole": (lambda: nn.AdaptiveMaxPool2d(1), IMAGE),
+    "adaptive_avg_pool2d_uneven": (lambda: nn.AdaptiveAvgPool2d((5, 3)), IMAGE),
+    "adaptive_avg_pool2d_uneven_and_even": (lambda: nn.AdaptiveAvgPool2d((5, 4)), IMAGE),
+    "adaptive_avg_pool2d_larger": (lambda: nn.AdaptiveAvgPool2d((12, 11)), IMAGE),
+    "adaptive_avg_pool1d_uneven": (lambda: nn.AdaptiveAvgPool1d(4), SIGNAL),
+    "adaptive_max_pool2d_uneven": (lambda: nn.AdaptiveMaxPool2d((5, 3)), IMAGE),
     # Products.
     "linear": (lambda: nn.Linear(8, 5), TOKENS),
     "addmm": (lambda: Function(lambda x: torch.addmm(torch.arange(4.0), x, torch.ones(8, 4) / 3, alpha=2)), (2, 8)),
@@ -163,6 +186,14 @@ MODULES: dict[str, tuple[Callable[[], Any], tuple[int, ...]]] = {
     "slice": (lambda: Function(lambda x: x[:, 1:-1, ::2, 3:]), IMAGE),
     "select": (lambda: Function(lambda x: x[:, -1]), IMAGE),
     "index": (lambda: Function(lambda x: x[:, torch.tensor([2, 0, 1])]), IMAGE),
+    "index_two_axes": (
+        lambda: Function(lambda x: x[:, :, torch.tensor([[0], [-1], [3]]), torch.tensor([5, 0])]), IMAGE),
+    "unfold": (lambda: Function(lambda x: x.unfold(2, 4, 2).unfold(3, 3, 5)), IMAGE),
+    "im2col": (lambda: nn.Unfold((3, 2), dilation=(1, 2), padding=(2, 1), stride=(2, 3)), IMAGE),
+    "im2col_without_batch": (lambda: Function(lambda x: F.unfold(x[0], 3)), IMAGE),
+    "cumsum": (lambda: Function(lambda x: x.cumsum(1) + (x > 0).cumsum(2, dtype=torch.float32)), IMAGE),
+    "write_to_slices": (lambda: Function(shifted), IMAGE),
+    "write_to_a_place": (lambda: Function(written), IMAGE),
     "flip": (lambda: Function(lambda x: x.flip(3)), IMAGE),
     "roll": (lambda: Function(lambda x: torch.roll(x, (1, -2), (2, 3))), IMAGE),
     "repeat": (lambda: Function(lambda x: x.repeat(1, 2, 1, 1)), IMAGE),
@@ -524,10 +555,11 @@ class Branch(nn.Module):  # type: ignore[misc]
         (Function(lambda x: F.grid_sample(x, x[..., :2])).eval(), (2, 2, 4, 4), "not supported: aten.grid_sampler"),
         (Function(lambda x: x + torch.rand(3)).eval(), (2, 3), r"not supported: aten.rand.default \(rand\)"),
         (Function(lambda x: F.dropout(x)).eval(), (2, 3), "dropout"),
-        (Function(lambda x: x.cumsum(1) + x.cumprod(1)).eval(), (3, 3), "aten.cumsum.*aten.cumprod"),
+        (Function(lambda x: x.cummax(1)[0] + x.cumprod(1)).eval(), (3, 3), "aten.cummax.*aten.cumprod"),
         (Function(lambda x: x.view(2, 6)).eval(), (2, 2, 3), r"cannot trace Function: .*Hint: .*input_shapes"),
         (Function(lambda x: x if x.sum() > 0 else -x).eval(), (2, 3), "cannot trace Function: .*Hint"),
-        (nn.AdaptiveAvgPool2d(4).eval(), (2, 3, 7, 7), "adaptive pooling of size 7 to 4 has windows of several sizes"),
+        (Function(lambda x: x[torch.tensor([0]), :, torch.tensor([1])]).eval(), (2, 3, 4),
+         "indexing by a mask, or by several computed"),
         (nn.Conv3d(3, 4, 1).eval(), (2, 3, 4, 4, 4), "a convolution over 3 axes is not supported"),
         (Function(lambda x: x.to(torch.complex64)).eval(), (2, 3), "complex64"),
     ],

@@ -64,6 +64,8 @@ def append_norm_last(asm: Assembler, node: Node, isa: Isa) -> bool:
     if turned is None or axis != 3:
         return False
     x = turned.planes
+    if not _full(x):
+        return False
     if any(one is not None and (one.op != "constant" or one.type.shape != (x.channels,)) for one in affine):
         return False
     slots, packed = x.slots().reshape(-1), []
@@ -76,6 +78,11 @@ def append_norm_last(asm: Assembler, node: Node, isa: Isa) -> bool:
     asm.step(emit(isa), "norm_last", node.name, (x,), (y,), params)
     asm.define(Turned(node.name, y, node.type))
     return True
+
+
+def _full(x: Planes) -> bool:
+    """Whether all lanes hold channels, but for the last ones of the last plane: not so where maps were joined."""
+    return bool((x.slots()[:-1] >= 0).all())
 
 
 def emit(isa: Isa) -> tuple[str, str]:

@@ -68,3 +68,24 @@ def test_images_that_come_with_channels_last(channels: int) -> None:
     x = b.transpose(b.input("x", (2, 9, 8, channels)), perm=FIRST)
     model = check(b.finish(b.transpose(b.conv(x, 24, kernel=3), perm=LAST)))
     assert ("index_copy" in families(model)) == (channels == 3)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("widths", [(24, 8), (5, 16, 3), (16, 16)])
+def test_joined_maps(target: str, widths: tuple[int, ...]) -> None:
+    """Maps that are joined leave lanes free amid their planes, which count nowhere."""
+    b = Builder("joined", seed=sum(widths))
+    x = b.input("x", (2, 3, 9, 8))
+    joined = b.concat([b.conv(x, width, kernel=3) for width in widths])
+    last = b.transpose(joined, perm=LAST)
+    affine = [np.linspace(start, 2, sum(widths), dtype=np.float32) for start in (0.5, -1.0)]
+    ends = {
+        "norm": b.transpose(normed(b, last, sum(widths)), perm=FIRST), "softmax": b.softmax(joined, axis=1),
+        "softmax_last": b.softmax(last, axis=3), "mean": b.op("reduce_mean", [joined], axes=(1,)),
+        "length": b.op("reduce_l2", [last], axes=(3,), keepdims=False), "first": b.op("argmax", [joined], axis=1),
+        "group": b.op("group_norm", [joined, *affine], groups=1), "instance": b.op("instance_norm", [joined, *affine]),
+        "planes": b.op("layer_norm", [joined], axis=1), "linear": b.linear(last, 7),
+        "pooled": b.linear(b.flatten(b.global_avg_pool(joined)), 5),
+    }  # fmt: skip
+    for passes in ("none", "default"):
+        check(b.finish(ends), target=target, passes=passes, threads=3)

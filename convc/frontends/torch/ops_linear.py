@@ -1,4 +1,4 @@
-"""Importers of matrix products and attention."""
+"""Importers of matrix products, attention, and sums along an axis."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from convc.errors import ModelError
 from convc.frontends.scales import FIX_SIZES
 from convc.frontends.torch.context import Call, Const, Importer
 from convc.ir.graph import Node
-from convc.types import DType
+from convc.ops.base import static_size
+from convc.types import DType, TensorType
 
 
 def _linear(call: Call) -> Node:
@@ -79,6 +80,25 @@ def _attention(call: Call) -> Node:
     return call.emit("matmul", call.emit("softmax", scores, axis=-1), v)
 
 
+def _cumsum(call: Call) -> Node:
+    """Sums up to each element along an axis: of all, with those that do not count left out, so that what is not finite
+    stays out of the sums before it.
+    """
+    x = call.cast(call.x, call.dtype)
+    axis, rank = call.axis("dim", x.type.rank), x.type.rank
+    if not rank:
+        return x
+    count = static_size(x.type.shape[axis], "the axis that is summed")
+    call.builder.limits.check_tensor(call.name, TensorType(DType.BOOL, (count, count)), {})
+    last = [i for i in range(rank) if i != axis] + [axis]
+    moved = call.transpose(x, last)
+    rows = call.reshape(moved, (*moved.type.shape[:-1], 1, count))
+    counted = call.constant(np.tril(np.ones((count, count), bool)), "counted")  # [sum, element]
+    kept = call.emit("where", counted, rows, call.scalar(0, x.type.dtype))
+    summed = call.emit("reduce_sum", kept, axes=(rank,), keepdims=False)
+    return call.transpose(summed, [last.index(i) for i in range(rank)])
+
+
 PRODUCTS: dict[str, Importer] = {
     "linear": _linear,
     "matmul": _matmul,
@@ -86,6 +106,7 @@ PRODUCTS: dict[str, Importer] = {
     "bmm": _matmul,
     "addmm": _addmm("mat1", "mat2"),
     "baddbmm": _addmm("batch1", "batch2"),
+    "cumsum": _cumsum,
     "scaled_dot_product_attention": _attention,
     "_scaled_dot_product_flash_attention_for_cpu": lambda call: [_attention(call), None],
 }

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
+
+import numpy as np
 
 from convc.dims import Dim, Size
 from convc.errors import ModelError
@@ -12,6 +15,8 @@ from convc.frontends.torch.context import Call, Importer
 from convc.frontends.torch.planes import both, lifted, lowered, on_planes
 from convc.ir.graph import Node
 from convc.ops.base import static_size
+
+Windows = Sequence[tuple[int, int]]
 
 
 def _window(call: Call, count: int) -> dict[str, Any]:
@@ -63,7 +68,9 @@ def _avg_pool3d(call: Call) -> Node:
 
 
 def _adaptive(op: str, whole: str) -> Importer:
-    """Windows from floor(i * size / out) to ceil((i + 1) * size / out): one size and one stride, or it is refused."""
+    """Windows from floor(i * size / out) to ceil((i + 1) * size / out): a pooling where all have one size and one
+    stride, else axis by axis.
+    """
 
     def convert(call: Call) -> list[Node | None]:
         x = call.x
@@ -78,26 +85,52 @@ def _adaptive(op: str, whole: str) -> Importer:
             return [x, None]
         if out == [1, 1]:
             return [lowered(call, call.emit(whole, plane), x.type.rank), None]
-        windows = [_even_window(s, static_size(o, "output_size")) for s, o in zip(sizes, out, strict=True)]
-        kernel, stride = zip(*windows, strict=True)
-        return [lowered(call, call.emit(op, plane, kernel=kernel, stride=stride), x.type.rank), None]
+        windows = [_windows(s, static_size(o, "output_size")) for s, o in zip(sizes, out, strict=True)]
+        even = [_even(w) for w in windows]
+        if None not in even:
+            kernel, stride = zip(*[one for one in even if one is not None], strict=True)
+            return [lowered(call, call.emit(op, plane, kernel=kernel, stride=stride), x.type.rank), None]
+        for axis, (every, one) in enumerate(zip(windows, even, strict=True)):
+            if one is None:
+                plane = _uneven(call, op, plane, axis + 2, every)
+            elif one != (1, 1):
+                kernel, stride = ((one[i], 1) if axis == 0 else (1, one[i]) for i in (0, 1))
+                plane = call.emit(op, plane, kernel=kernel, stride=stride)
+        return [lowered(call, plane, x.type.rank), None]
 
     return convert
 
 
-def _even_window(size: Size, out: int) -> tuple[int, int]:
-    """Kernel and stride of the adaptive windows that give `out` elements of `size`."""
+def _windows(size: Size, out: int) -> Windows:
+    """The windows, from and to, that give `out` elements of an axis of `size`."""
     if size == out:
-        return 1, 1
+        return [(i, i + 1) for i in range(out)]
     if isinstance(size, Dim):
         raise ModelError(f"adaptive pooling of symbolic size {size} to {out}", hint="pool to 1, or " + FIX_SIZES)
-    starts = [i * size // out for i in range(out)]
-    lengths = {-((-(i + 1) * size) // out) - start for i, start in enumerate(starts)}
-    strides = {b - a for a, b in pairwise(starts)}
+    return [(i * size // out, -(-(i + 1) * size // out)) for i in range(out)]
+
+
+def _even(windows: Windows) -> tuple[int, int] | None:
+    """Kernel and stride of windows of one size and one stride."""
+    lengths = {stop - start for start, stop in windows}
+    strides = {b[0] - a[0] for a, b in pairwise(windows)}
     if len(lengths) > 1 or len(strides) > 1 or 0 in strides:
-        raise ModelError(f"adaptive pooling of size {size} to {out} has windows of several sizes",
-                         hint=f"use a size that {out} divides")  # fmt: skip
+        return None
     return lengths.pop(), strides.pop() if strides else 1
+
+
+def _uneven(call: Call, op: str, x: Node, axis: int, windows: Windows) -> Node:
+    """Windows of several sizes along an axis: of each size a pooling of stride 1, and of them all those that count."""
+    pooled: list[Node] = []
+    places: dict[tuple[int, int], int] = {}
+    for length in sorted({stop - start for start, stop in windows}):
+        kernel = (length, 1) if axis == 2 else (1, length)
+        before = sum(static_size(one.type.shape[axis], "the axis that is pooled") for one in pooled)
+        places |= {(a, b): before + a for a, b in windows if b - a == length}
+        pooled.append(call.emit(op, x, kernel=kernel, stride=(1, 1)) if length > 1 else x)
+    every = call.emit("concat", *pooled, axis=axis) if len(pooled) > 1 else pooled[0]
+    index = np.array([places[window] for window in windows], np.int64)
+    return call.emit("gather", every, call.constant(index, "starts"), axis=axis)
 
 
 def _first(importer: Importer) -> Importer:

@@ -14,7 +14,7 @@ from convc.frontends.scales import FIX_SIZES
 from convc.frontends.torch.context import Call, Const, Importer
 from convc.ir.graph import Node
 from convc.ops.base import normal_axis, static_size
-from convc.types import DType, TensorType, broadcast_shapes, product
+from convc.types import TensorType, broadcast_shapes, product
 
 _FAR = (1 << 31) - 1
 """Slices end at this, or beyond, to mean the end of an axis."""
@@ -97,7 +97,8 @@ def _stack(call: Call) -> Node:
     return call.emit("concat", *lifted, axis=axis)
 
 
-def _cut(call: Call, x: Node, axis: int, start: int, stop: Size, step: int = 1) -> Node:
+def cut(call: Call, x: Node, axis: int, start: int, stop: Size, step: int = 1) -> Node:
+    """A slice of `x` along an axis; `x` itself where that is all of it."""
     if (start, stop, step) == (0, x.type.shape[axis], 1):
         return x
     return call.emit("slice", x, axis=axis, start=start, stop=stop, step=step)
@@ -107,7 +108,7 @@ def _parts(call: Call, sizes: Sequence[int]) -> list[Node]:
     x, parts, start = call.x, [], 0
     axis = call.axis("dim", x.type.rank)
     for size in sizes:
-        parts.append(_cut(call, x, axis, start, start + size))
+        parts.append(cut(call, x, axis, start, start + size))
         start += size
     return parts
 
@@ -135,7 +136,7 @@ def _unbind(call: Call) -> list[Node]:
     axis = call.axis("dim", x.type.rank)
     count = static_size(x.type.shape[axis], "the axis that is taken apart")
     shape = [s for i, s in enumerate(x.type.shape) if i != axis]
-    return [call.reshape(_cut(call, x, axis, i, i + 1), shape) for i in range(count)]
+    return [call.reshape(cut(call, x, axis, i, i + 1), shape) for i in range(count)]
 
 
 def _select(call: Call) -> Node:
@@ -143,12 +144,14 @@ def _select(call: Call) -> Node:
     axis, index = call.axis("dim", x.type.rank), call.size("index")
     place = x.type.shape[axis] + index if isinstance(index, int) and index < 0 else index
     place = static_size(place, f"index {index} of axis {axis} of {x.type}")
-    return call.reshape(_cut(call, x, axis, place, place + 1), (s for i, s in enumerate(x.type.shape) if i != axis))
+    return call.reshape(cut(call, x, axis, place, place + 1), (s for i, s in enumerate(x.type.shape) if i != axis))
 
 
-def _slice(call: Call) -> Node:
-    """Where sizes are symbolic they are taken to be at least what is cut."""
-    x = call.x
+def slice_bounds(call: Call, x: Node) -> tuple[int, Size]:
+    """Start and stop of a slice, with the arguments `dim`, `start` and `end`.
+
+    Where sizes are symbolic they are taken to be at least what is cut.
+    """
     axis = call.axis("dim", x.type.rank)
     size = x.type.shape[axis]
     start, end = call.get("start") or 0, call.get("end")
@@ -160,7 +163,13 @@ def _slice(call: Call) -> Node:
         end = size
     end = size + end if isinstance(end, int) and end < 0 else end
     stop = _smaller(call, end, size)
-    return _cut(call, x, axis, start, max(stop, start) if isinstance(stop, int) else stop, call.integer("step"))
+    return start, max(stop, start) if isinstance(stop, int) else stop
+
+
+def _slice(call: Call) -> Node:
+    x = call.x
+    start, stop = slice_bounds(call, x)
+    return cut(call, x, call.axis("dim", x.type.rank), start, stop, call.integer("step"))
 
 
 def _smaller(call: Call, end: Size, size: Size) -> Size:
@@ -177,25 +186,7 @@ def _narrow(call: Call) -> Node:
     x = call.x
     axis, start, length = call.axis("dim", x.type.rank), call.integer("start"), call.size("length")
     start = start + static_size(x.type.shape[axis], "the axis") if start < 0 else start
-    return _cut(call, x, axis, start, start + length)
-
-
-def _index_select(call: Call) -> Node:
-    x = call.x
-    return call.emit("gather", x, call.node("index"), axis=call.axis("dim", x.type.rank))
-
-
-def _index(call: Call) -> Node:
-    """One tensor of indices along one axis."""
-    x, indices = call.x, call.get("indices")
-    axes = [i for i, value in enumerate(indices) if value is not None]
-    if len(axes) != 1 or indices[axes[0]].type.dtype is DType.BOOL:
-        raise ModelError("indexing by several tensors or by a mask is not supported", hint="index one axis by integers")
-    return call.emit("gather", x, call.materialise(indices[axes[0]]), axis=axes[0])
-
-
-def _embedding(call: Call) -> Node:
-    return call.emit("gather", call.x, call.node("indices"), axis=0)
+    return cut(call, x, axis, start, start + length)
 
 
 def _flip(call: Call) -> Node:
@@ -216,7 +207,7 @@ def _roll(call: Call) -> Node:
         size = static_size(x.type.shape[axis], "the axis that is rolled")
         at = -shift % size
         if at:
-            x = call.emit("concat", _cut(call, x, axis, at, size), _cut(call, x, axis, 0, at), axis=axis)
+            x = call.emit("concat", cut(call, x, axis, at, size), cut(call, x, axis, 0, at), axis=axis)
     return x
 
 
@@ -325,9 +316,6 @@ REARRANGEMENTS: dict[str, Importer] = {
     "select": _select,
     "slice": _slice,
     "narrow": _narrow,
-    "index_select": _index_select,
-    "index": _index,
-    "embedding": _embedding,
     "flip": _flip,
     "roll": _roll,
     "expand": _expand,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from convc.frontends.torch.context import Importer
 from convc.frontends.torch.ops_conv import CONVOLUTIONS
 from convc.frontends.torch.ops_elementwise import ELEMENTWISE
+from convc.frontends.torch.ops_index import INDEXING
 from convc.frontends.torch.ops_linear import PRODUCTS
 from convc.frontends.torch.ops_norm import NORMALISATIONS
 from convc.frontends.torch.ops_pool import POOLS
@@ -18,7 +19,8 @@ IDENTITIES = frozenset({
 """Operators that give their first argument back: nothing in the trace writes to tensors."""
 
 IMPORTERS: dict[str, Importer] = {
-    **CONVOLUTIONS, **ELEMENTWISE, **NORMALISATIONS, **POOLS, **PRODUCTS, **REARRANGEMENTS, **REDUCTIONS, **RESIZES,
+    **CONVOLUTIONS, **ELEMENTWISE, **INDEXING, **NORMALISATIONS, **POOLS, **PRODUCTS, **REARRANGEMENTS, **REDUCTIONS,
+    **RESIZES,
     **dict.fromkeys(IDENTITIES, lambda call: call.first),
 }  # fmt: skip
 """By name, with its overload where that matters: `max.dim`, `conv2d`."""

@@ -191,6 +191,10 @@ MODULES: dict[str, tuple[Callable[[], Any], tuple[int, ...]]] = {
     "unfold": (lambda: Function(lambda x: x.unfold(2, 4, 2).unfold(3, 3, 5)), IMAGE),
     "im2col": (lambda: nn.Unfold((3, 2), dilation=(1, 2), padding=(2, 1), stride=(2, 3)), IMAGE),
     "im2col_without_batch": (lambda: Function(lambda x: F.unfold(x[0], 3)), IMAGE),
+    "col2im": (
+        lambda: nn.Sequential(
+            nn.Unfold((3, 2), (1, 2), (2, 1), (2, 3)), nn.Fold((9, 8), (3, 2), (1, 2), (2, 1), (2, 3))), IMAGE),
+    "col2im_without_batch": (lambda: Function(lambda x: F.fold(x[0, :, 0], (3, 5), (2, 2))), (1, 8, 2, 8)),
     "cumsum": (lambda: Function(lambda x: x.cumsum(1) + (x > 0).cumsum(2, dtype=torch.float32)), IMAGE),
     "write_to_slices": (lambda: Function(shifted), IMAGE),
     "write_to_a_place": (lambda: Function(written), IMAGE),

@@ -83,6 +83,29 @@ def _im2col(call: Call) -> Node:
     return call.reshape(y, y.type.shape[1:]) if len(shape) == 3 else y
 
 
+def _col2im(call: Call) -> Node:
+    """Columns put back where `_im2col` takes them, sums where they meet: a transposed convolution whose kernels hold
+    one tap each, [N, C kh kw, windows] to [N, C, H, W], also without N.
+    """
+    x = call.x
+    kernel, dilation = call.ints("kernel_size", 2), call.ints("dilation", 2)
+    padding, stride = call.ints("padding", 2), call.ints("stride", 2)
+    size = call.ints("output_size", 2)
+    shape = x.type.shape if x.type.rank == 3 else (1, *x.type.shape)
+    taps = math.prod(kernel)
+    channels = static_size(shape[1], "the channels of columns") // taps
+    reach = [d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True)]
+    spare = [s + 2 * p - r for s, p, r in zip(size, padding, reach, strict=True)]
+    rows, columns = (room // every + 1 for room, every in zip(spare, stride, strict=True))
+    w = np.tile(np.eye(taps, dtype=x.type.dtype.numpy), (channels, 1)).reshape(channels * taps, 1, *kernel)
+    y = call.emit(
+        "conv_transpose2d", call.reshape(x, (*shape[:2], rows, columns)), call.constant(w, "taps"), stride=stride,
+        padding=(*padding, *padding), dilation=dilation, groups=channels,
+        output_padding=tuple(room % every for room, every in zip(spare, stride, strict=True)),
+    )  # fmt: skip
+    return call.reshape(y, y.type.shape[1:]) if x.type.rank == 2 else y
+
+
 def _copy(call: Call) -> Node:
     """What is written into a tensor whole, in its shape and element type."""
     target, source = call.first.type, call.cast(call.node("src"), call.dtype)
@@ -128,6 +151,7 @@ INDEXING: dict[str, Importer] = {
     "unfold": _unfold,
     "unfold_copy": _unfold,
     "im2col": _im2col,
+    "col2im": _col2im,
     "copy": _copy,
     "slice_scatter": _slice_scatter,
     "select_scatter": _select_scatter,

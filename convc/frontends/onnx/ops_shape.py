@@ -148,11 +148,6 @@ def _smaller(call: Call, end: Size, size: Size) -> Size:
     return end
 
 
-def _gather(call: Call) -> Node:
-    x = call.node(0)
-    return call.emit("gather", x, call.node(1), axis=normal_axis(call.integer("axis", 0), x.type.rank))
-
-
 def _expand(call: Call) -> Node:
     x = call.node(0)
     return call.emit("expand", x, shape=broadcast_shapes(x.type.shape, call.sizes(1, "shape")))
@@ -226,7 +221,6 @@ REARRANGEMENTS: dict[str, Importer] = {
     "Concat": _concat,
     "Split": _split,
     "Slice": _slice,
-    "Gather": _gather,
     "Expand": _expand,
     "Tile": _tile,
     "Pad": _pad,

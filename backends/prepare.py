@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from convc.backends.computed import computed_weights
 from convc.dims import Size, concrete
 from convc.ir.graph import Graph, Node, constant, make_node
 from convc.ops.base import optional
@@ -18,7 +19,7 @@ LAST, FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 
 def prepare(graph: Graph, convolve_from: int | None = None) -> Graph:
     """The graph as kernels take it. `convolve_from`: as in `flatten_linears`."""
-    return flatten_linears(multiply_single_pixels(graph), convolve_from)
+    return flatten_linears(multiply_single_pixels(computed_weights(graph)), convolve_from)
 
 
 def multiply_single_pixels(graph: Graph) -> Graph:

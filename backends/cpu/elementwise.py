@@ -60,13 +60,7 @@ def _is_square(asm: Assembler, node: Node) -> bool:
 
 def lower_batch_norm(asm: Assembler, node: Node, isa: Isa) -> None:
     """Y = x * scale + shift with scale = gamma / sqrt(var + epsilon), shift = beta - mean * scale, from float64."""
-    arrays = []
-    for name in node.operands[1:]:
-        source = asm.graph[name]
-        if source.op != "constant":
-            raise TargetError(f"{node}: {source} is not a constant", hint="statistics must be constants")
-        arrays.append(source.array.astype(np.float64))
-    gamma, beta, mean, var = arrays
+    gamma, beta, mean, var = (asm.graph[name].array.astype(np.float64) for name in node.operands[1:])
     with np.errstate(all="ignore"):
         scale = gamma / np.sqrt(var + node.attrs["epsilon"])
         shift = beta - mean * scale

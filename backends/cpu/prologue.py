@@ -14,7 +14,6 @@ from convc.backends.cpu.activations import float32, function_of, write_parameter
 from convc.backends.cpu.isa import Isa
 from convc.backends.cpu.writer import Writer
 from convc.backends.program import Planes
-from convc.errors import TargetError
 from convc.ir.graph import Node
 from convc.ops.conv import has_prologue
 from convc.types import Activation, Array
@@ -63,8 +62,6 @@ def channel_constant(asm: Assembler, node: Node, slot: str, otherwise: float, x:
     """A vector of one value a channel as [planes, 1, 1, lanes], zero where a lane holds no channel."""
     source = operand(asm.graph, node, slot)
     vector: Array = np.full(x.channels, otherwise, np.float32)
-    if source is not None and source.op != "constant":
-        raise TargetError(f"{node}: {slot} is computed by {source}, expected a constant", hint="use mul or add ahead")
     if source is not None:
         vector = float32(source.array)
     slots = x.slots()

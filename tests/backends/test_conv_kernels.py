@@ -214,14 +214,6 @@ def test_flattened_planes_that_others_read_too() -> None:
     check(b.finish([*both, flat, b.linear(other, 5), b.softmax(other)]))
 
 
-def test_weights_that_are_computed_are_refused_by_name() -> None:
-    b = Builder("computed", seed=1)
-    x, w = b.input("x", (1, 3, 4, 4)), b.input("w", (5, 3, 1, 1))
-    graph = b.finish(b.op("conv2d", [x, w], name="stem"))
-    with pytest.raises(Exception, match="stem.*w is computed by input %w.*Hint"):
-        check(graph)
-
-
 def test_a_large_stride_does_not_read_beyond_the_arena() -> None:
     check(conv((1, 20, 1, 2000), 4, kernel=1, stride=(1, 400)))
     check(conv((1, 20, 4, 900), 4, kernel=(4, 300), stride=(4, 300), padding=0))

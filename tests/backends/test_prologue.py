@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 import onnx
 import pytest
 from cpu_support import check
 from support import assert_same_outputs, graph_of
 
-from convc.errors import ModelError, TargetError
+from convc.errors import ModelError
 from convc.frontends.onnx import load_onnx
 from convc.frontends.onnx.export import export_onnx
 from convc.ir.graph import Graph
@@ -99,17 +98,3 @@ def test_what_does_not_fit_is_refused(conv: str, reason: str) -> None:
     with pytest.raises(ModelError) as error:
         net(conv)
     assert reason in str(error.value) and "%y" in str(error.value)
-
-
-def test_a_computed_scale_has_no_kernel() -> None:
-    graph = graph_of(
-        """
-        %x = input : f32[1, 2, 3, 3]
-        %s = input : f32[2]
-        %w = constant normal(seed=1) : f32[2, 2, 1, 1]
-        %y = conv2d(%x, %w, _, _, %s)
-        return %y
-        """
-    )
-    with pytest.raises(TargetError, match="conv2d %y: scale is computed by input %s"):
-        check(graph, {"x": np.zeros((1, 2, 3, 3), np.float32), "s": np.ones(2, np.float32)})

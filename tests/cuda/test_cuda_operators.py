@@ -16,7 +16,10 @@ from convc.frontends.builder import Builder
 from convc.ops import OPS
 from convc.ops.unary import ACTIVATIONS
 
-SUITES = ("test_elementwise_kernels", "test_window_kernels", "test_layouts", "test_conv_kernels", "test_prologue")
+SUITES = (
+    "test_elementwise_kernels", "test_window_kernels", "test_layouts", "test_conv_kernels", "test_prologue",
+    "test_computed",
+)  # fmt: skip
 ABOUT_THE_CPU = {
     "test_outputs", "test_residuals_in_place_spare_what_is_read_again", "test_special_values_pass",
     "test_indices_out_of_range_are_refused_by_name", "test_a_large_stride_does_not_read_beyond_the_arena",

@@ -13,7 +13,7 @@ from support import random_inputs
 import convc
 from convc.frontends.builder import Builder, Value
 from convc.ir.graph import Graph
-from convc.types import Activation
+from convc.types import Activation, Array
 
 SEEDS = [*range(40), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(40, 600))]
 CHANNELS = [1, 3, 6, 8, 16, 17, 24, 34]
@@ -35,7 +35,8 @@ class Maker:
         makers: list[Callable[[Value], Value | None]] = [
             self.conv, self.conv, self.conv, self.grouped, self.depthwise, self.depthwise, self.fused, self.transposed,
             self.join, self.join, self.part, self.part, self.shuffle, self.pick, self.add, self.add, self.gate,
-            self.pool, self.resize, self.activation, self.norm, self.scale, self.plain,
+            self.pool, self.resize, self.activation, self.norm, self.norm, self.scale, self.plain, self.last,
+            self.last, self.product,
         ]  # fmt: skip
         while len(self.values) < wanted:
             made = self.random.choice(makers)(self.any_value())
@@ -160,7 +161,47 @@ class Maker:
         return self.b.op(self.random.choice(["relu", "silu", "tanh"]), [x])
 
     def norm(self, x: Value) -> Value:
-        return self.b.batch_norm(x)
+        count, kind = self.channels(x), self.random.randrange(4)
+        if kind == 0:
+            return self.b.batch_norm(x, epsilon=1e-2)
+        gamma, beta = self.affine(count)
+        if kind == 1:
+            return self.b.op("instance_norm", [x, gamma, beta], epsilon=1e-2)
+        if kind == 2:
+            groups = self.random.choice([g for g in (1, 2, 3, 4, 8, 17) if count % g == 0])
+            return self.b.op("group_norm", [x, gamma, beta], groups=groups, epsilon=1e-2)
+        whole = (count, *self.plane(x))
+        ones = np.ones(whole, np.float32)
+        return self.b.op("layer_norm", [x, ones, ones * beta[:, None, None]], axis=1, epsilon=1e-2)
+
+    def affine(self, count: int) -> tuple[Array, Array]:
+        random = np.random.default_rng(count)
+        return random.uniform(0.5, 1.5, count).astype(np.float32), random.normal(size=count).astype(np.float32)
+
+    def last(self, x: Value) -> Value:
+        """What networks do with channels last, and back."""
+        y = self.b.transpose(x, perm=(0, 2, 3, 1))
+        for _ in range(self.random.randint(1, 3)):
+            count, kind = int(str(y.shape[3])), self.random.randrange(6)
+            if kind <= 1:
+                affine = self.affine(count) if self.random.random() < 0.7 else ()
+                y = self.b.op("layer_norm", [y, *affine], axis=self.random.choice([-1, 3]), epsilon=1e-2)
+            elif kind == 2:
+                y = self.b.linear(y, self.random.choice(CHANNELS))
+            elif kind == 3:
+                y = self.b.softmax(y, axis=3)
+            elif kind == 4:
+                y = self.b.op(self.random.choice(["gelu", "silu"]), [y])
+            else:
+                y = y * self.affine(count)[0]
+        return self.b.transpose(y, perm=(0, 3, 1, 2))
+
+    def product(self, x: Value) -> Value:
+        """Attention of pixels to each other, as far as it matters here."""
+        batch, count, high, wide = x.shape
+        rows = self.b.reshape(x, (batch, count, high * wide))
+        weights = self.b.softmax(self.b.op("matmul", [self.b.transpose(rows, perm=(0, 2, 1)), rows]), axis=2)
+        return self.b.reshape(self.b.op("matmul", [rows, weights]), (batch, count, high, wide))
 
     def scale(self, x: Value) -> Value:
         count = self.channels(x)

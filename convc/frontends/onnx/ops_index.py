@@ -70,5 +70,24 @@ def _joined(call: Call, x: Node, count: int) -> Node:
     return call.emit("reshape", x, shape=(_joined_size(x, count), *x.type.shape[count:]))
 
 
-INDEXING: dict[str, Importer] = {"Gather": _gather, "GatherND": _gather_nd, "ScatterND": _scatter_nd}
+def _col2im(call: Call) -> Node:
+    """Columns added where their windows meet: a transposed convolution whose kernels hold one tap each."""
+    x = call.node(0)
+    image, kernel = call.ints(1, "image_shape"), call.ints(2, "block_shape")
+    if len(image) != 2 or len(kernel) != 2 or x.type.rank != 3:
+        raise ModelError(f"{x.type} to an image of {len(image)} axes is not supported", hint="use images of two axes")
+    dilation, stride = (call.ints_attr(name, (1, 1)) or () for name in ("dilations", "strides"))
+    padding = call.ints_attr("pads", (0, 0, 0, 0)) or ()
+    taps, columns = math.prod(kernel), static_size(x.type.shape[1], "the channels of columns")
+    room = [image[i] + padding[i] + padding[i + 2] - dilation[i] * (kernel[i] - 1) - 1 for i in range(2)]
+    rows = [room[i] // stride[i] + 1 for i in range(2)]
+    one = np.tile(np.eye(taps, dtype=x.type.dtype.numpy), (columns // taps, 1)).reshape(columns, 1, *kernel)
+    return call.emit(
+        "conv_transpose2d", call.emit("reshape", x, shape=(*x.type.shape[:2], *rows)), call.constant(one),
+        stride=stride, padding=padding, dilation=dilation, groups=columns // taps,
+        output_padding=tuple(room[i] % stride[i] for i in range(2)),
+    )  # fmt: skip
+
+
+INDEXING: dict[str, Importer] = {"Gather": _gather, "GatherND": _gather_nd, "ScatterND": _scatter_nd, "Col2Im": _col2im}
 """By ONNX operator."""

@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from cpu_support import TARGETS
 from onnx import TensorProto, numpy_helper, version_converter
 from onnx.backend.test.case import node as node_cases
 from onnx.backend.test.loader import load_model_tests
 
-from convc.errors import ModelError
+import convc
+from convc.errors import ModelError, TargetError
 from convc.frontends.onnx import load_onnx
 from convc.frontends.onnx.table import IMPORTERS
 from convc.frontends.onnx.tensors import DTYPES
@@ -50,6 +52,16 @@ UNLIKE = {
     r"test_col2im_5d": "images have two axes",
 }
 """Node tests that are left out, with the reason."""
+
+
+WITHOUT_KERNELS = (
+    r"test_(cumsum_(?!.*int32).*|reduce_log_sum_exp_.*|reduce_(max|min)_bool_inputs|einsum_(sum|inner_prod|batch_matmul)"
+    r"|pow_types_.*int.*|maxpool_2d_uint8|tile)"
+)
+"""Node tests of float64 and integers, and one of eight axes, that the CPU has no kernels for."""
+
+COMPILED = [target for target in TARGETS if target != "cpu:portable"]
+"""Targets that carry float16, as some node tests do."""
 
 
 def _modules() -> list[str]:
@@ -86,22 +98,23 @@ def _array(value: Any) -> Array:
     return numpy_helper.to_array(value) if isinstance(value, TensorProto) else np.asarray(value)
 
 
-def _run(proto: onnx.ModelProto, inputs: Mapping[str, Array], fixed: Sequence[str]) -> dict[str, Array]:
+def _run(proto: onnx.ModelProto, inputs: Mapping[str, Array], fixed: Sequence[str], target: str) -> dict[str, Array]:
     """Outputs, with the inputs named by `fixed` made constants."""
     baked = onnx.ModelProto()
     baked.CopyFrom(proto)
     baked.graph.initializer.extend(numpy_helper.from_array(inputs[name], name) for name in fixed)
-    return run_graph(load_onnx(baked), {k: v for k, v in inputs.items() if k not in fixed})
+    graph, given = load_onnx(baked), {k: v for k, v in inputs.items() if k not in fixed}
+    return run_graph(graph, given) if target == "reference" else convc.compile(graph, target=target).run(given)
 
 
-def _run_either_way(proto: onnx.ModelProto, inputs: Mapping[str, Array]) -> dict[str, Array]:
+def _run_either_way(proto: onnx.ModelProto, inputs: Mapping[str, Array], target: str) -> dict[str, Array]:
     """Shapes and parameters are inputs in node tests; where a constant is needed, all but the first become one."""
     try:
-        return _run(proto, inputs, [])
+        return _run(proto, inputs, [], target)
     except ModelError:
         names = list(inputs)
         whole = inputs[names[0]].dtype.kind in "iu" or proto.graph.node[0].op_type == "Range"
-        return _run(proto, inputs, names if whole else names[1:])
+        return _run(proto, inputs, names if whole else names[1:], target)
 
 
 def _compare(found: Mapping[str, Array], expected: Sequence[Array], rtol: float, atol: float) -> None:
@@ -117,8 +130,9 @@ def _matching(table: Mapping[str, str], name: str) -> str | None:
     return next((text for pattern, text in table.items() if re.fullmatch(pattern, name)), None)
 
 
+@pytest.mark.parametrize("target", ["reference", *(pytest.param(t, marks=pytest.mark.slow) for t in COMPILED)])
 @pytest.mark.parametrize("module", _modules())
-def test_nodes_of_the_onnx_project(module: str) -> None:
+def test_nodes_of_the_onnx_project(module: str, target: str) -> None:
     ran = 0
     for case in _cases(module):
         if not _supported(case.model) or _matching(UNLIKE, case.name):
@@ -131,9 +145,13 @@ def test_nodes_of_the_onnx_project(module: str) -> None:
                 with pytest.raises(ModelError, match=re.escape(refusal)):
                     load_onnx(case.model)
                 continue
+            given = dict(zip(names, map(_array, inputs), strict=True))
+            if target != "reference" and re.fullmatch(WITHOUT_KERNELS, case.name):
+                with pytest.raises(TargetError, match="Hint: "):
+                    _run_either_way(case.model, given, target)
+                continue
             try:
-                given = dict(zip(names, map(_array, inputs), strict=True))
-                found = _run_either_way(case.model, given)
+                found = _run_either_way(case.model, given, target)
                 _compare(found, [_array(v) for v in outputs], case.rtol, case.atol)
             except Exception as error:
                 raise AssertionError(f"{case.name}: {error}") from error

@@ -107,3 +107,21 @@ def test_places_that_are_not_there(op: str, places: Sequence[Sequence[int]], mes
     inputs: dict[str, Shape] = {"x": (4, 5, 6), "u": (1, 6)} if op == "ScatterND" else {"x": (4, 5, 6)}
     with pytest.raises(ModelError, match=message):
         load_onnx(model([node(op, "x at u" if "u" in inputs else "x at")], inputs, {"at": np.array(places)}))
+
+
+def test_col2im_with_rows_that_no_window_reaches() -> None:
+    """Windows of 3 x 2, every 2 rows and 3 columns, over an image of 7 x 9 that they do not fill."""
+    image, kernel, stride, pads, dilations = (7, 9), (3, 2), (2, 3), (1, 0, 0, 1), (1, 2)
+    columns = floats(2, 4 * 6, 3 * 3)
+    expected = np.zeros((2, 4, image[0] + 1, image[1] + 1))
+    for window in range(9):
+        top, left = window // 3 * stride[0], window % 3 * stride[1]
+        for r in range(3):
+            for s in range(2):
+                taps = columns.reshape(2, 4, 6, 9)[:, :, r * 2 + s, window]
+                expected[:, :, top + r * dilations[0], left + s * dilations[1]] += taps
+    proto = model(
+        [node("Col2Im", "x image block", strides=stride, pads=pads, dilations=dilations)], {"x": columns},
+        {"image": np.array(image), "block": np.array(kernel)}, opset=18,
+    )  # fmt: skip
+    run_both(proto, {"x": columns}, expected[:, :, 1:, :9])

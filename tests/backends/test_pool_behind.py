@@ -144,3 +144,16 @@ def test_tiles_of_other_kernels(kernel: tuple[int, int]) -> None:
         given = np.random.default_rng(height).standard_normal((2, 96, height, width)).astype(np.float32)
         expected = next(iter(run_graph(graph, {"x": given}, dtype="float64").values()))
         np.testing.assert_allclose(model(given), expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_both_kinds_of_pool_in_a_network() -> None:
+    """Each has a kernel of its own."""
+    b = convc.Builder("both", seed=1)
+    x = b.input("x", (1, 32, 24, 24))
+    ends = [b.op(op, [b.relu(b.conv(x, 32, kernel=3, padding=1))], kernel=(2, 2), stride=(2, 2)) for op in POOLS]
+    graph = b.finish(ends)
+    assert families(graph).count("winograd") == 2 and "pool" not in families(graph)
+    value = np.random.default_rng(0).standard_normal((1, 32, 24, 24)).astype(np.float32)
+    expected = run_graph(graph, {"x": value}, dtype="float64").values()
+    for found, want in zip(convc.compile(graph, threads=1)(value), expected, strict=True):
+        np.testing.assert_allclose(found, want, atol=3e-6 * np.abs(want).max())

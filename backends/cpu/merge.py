@@ -37,16 +37,15 @@ def write_kernels(asm: Assembler, isa: Isa) -> None:
         specs = [asm.steps[index].params["call"].spec for index in indices]
         residual = any(spec.residual for spec in specs)
         pools = {spec.pool for spec in specs if not isinstance(spec, conv.ConvSpec)} - {""}
-        made: dict[str, str] = {}
         for index, spec in zip(indices, specs, strict=True):
             merged = replace(_pooling(spec, *pools) if len(pools) == 1 else spec, residual=residual)
             if len({one.activation for one in specs}) > 1:
                 merged = replace(merged, activation="at_least", params=1)
             if merged != spec:
                 asm.steps[index] = _calling(asm.steps[index], merged, isa)
-            if merged.name(isa) not in made:
-                made.update([emit(merged, isa)])
-        asm.kernels.update(made)
+            name = merged.name(isa)
+            if not asm.kernels.get(name):
+                asm.kernels[name] = emit(merged, isa)[1]
     called = {step.kernel for step in asm.steps}
     asm.kernels = {name: source for name, source in asm.kernels.items() if name in called}
 

@@ -334,7 +334,6 @@ class Builder:
         return self._add(constant(full, array))
 
 
-
 def _sizes(full: str, channels: int, sizes: tuple[int, ...]) -> tuple[int, ...]:
     """The sizes, two of them and, as the channels, above 0. Raises ModelError."""
     numbers = (channels, *sizes)

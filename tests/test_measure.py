@@ -156,7 +156,7 @@ def test_the_steps_sum_to_the_latency_within_10_percent() -> None:
         y = b.relu(b.batch_norm(b.conv(y, 64, kernel=3)))
     model = convc.compile(b.finish({"y": b.linear(b.flatten(b.global_avg_pool(y)), 5)}), threads=1)
     found = [profile(model, seconds=0.1, rounds=10)]
-    while abs(found[-1].total / found[-1].seconds - 1) > 0.1 and len(found) < 16:
+    while abs(found[-1].total / found[-1].seconds - 1) > 0.1 and len(found) < 6:
         found.append(profile(model, seconds=0.3, rounds=20))
     assert found[-1].total == pytest.approx(found[-1].seconds, rel=0.1)
     assert found[-1].latency >= 0.9 * found[-1].seconds

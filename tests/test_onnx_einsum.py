@@ -98,9 +98,9 @@ def test_scatter_nd() -> None:
 @pytest.mark.parametrize(
     ("op", "places", "message"),
     [
-        ("GatherND", [[0, 5]], "indices reach 5 of an axis of 5"),
+        ("GatherND", [[0, 5]], "indices 5 to 5 of an axis of 5"),
         ("GatherND", [[0, 1, 2, 3]], "do not fit"),
-        ("ScatterND", [[-5, 0]], "indices reach"),
+        ("ScatterND", [[-5, 0]], "indices -5 to -5 of an axis of 4"),
     ],
 )
 def test_places_that_are_not_there(op: str, places: Sequence[Sequence[int]], message: str) -> None:

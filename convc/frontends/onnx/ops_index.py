@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import numpy.typing as npt
 
 from convc.errors import ModelError
 from convc.frontends.onnx.context import Call, Importer
+from convc.frontends.places import Columns, Ints, flat_places
 from convc.ir.graph import Node
 from convc.ops.base import normal_axis, static_size
-
-Ints = npt.NDArray[np.int64]
 
 
 def _gather(call: Call) -> Node:
@@ -52,11 +50,7 @@ def _places(call: Call, x: Node, batch: int) -> tuple[Ints, int]:
     sizes = [static_size(size, "an axis that is indexed") for size in x.type.shape[:count]]
     leading = np.indices(indices.shape[:-1])[:batch]
     places = [*leading, *np.moveaxis(indices, -1, 0)]
-    for at, size in zip(places, sizes, strict=True):
-        if at.size and (at.min() < -size or at.max() >= size):
-            raise ModelError(f"indices reach {int(at.max())} of an axis of {size}", hint="check the exporter")
-    wrapped = [np.where(at < 0, at + size, at) for at, size in zip(places, sizes, strict=True)]
-    return np.asarray(np.ravel_multi_index(wrapped, sizes), np.int64), count
+    return flat_places(places, sizes), count
 
 
 def _joined_size(x: Node, count: int) -> int:
@@ -78,14 +72,12 @@ def _col2im(call: Call) -> Node:
         raise ModelError(f"{x.type} to an image of {len(image)} axes is not supported", hint="use images of two axes")
     dilation, stride = (call.ints_attr(name, (1, 1)) or () for name in ("dilations", "strides"))
     padding = call.ints_attr("pads", (0, 0, 0, 0)) or ()
-    taps, columns = math.prod(kernel), static_size(x.type.shape[1], "the channels of columns")
-    room = [image[i] + padding[i] + padding[i + 2] - dilation[i] * (kernel[i] - 1) - 1 for i in range(2)]
-    rows = [room[i] // stride[i] + 1 for i in range(2)]
-    one = np.tile(np.eye(taps, dtype=x.type.dtype.numpy), (columns // taps, 1)).reshape(columns, 1, *kernel)
+    channels = static_size(x.type.shape[1], "the channels of columns")
+    back = Columns.of(channels, x.type.dtype, image, kernel, stride, padding, dilation)
     return call.emit(
-        "conv_transpose2d", call.emit("reshape", x, shape=(*x.type.shape[:2], *rows)), call.constant(one),
-        stride=stride, padding=padding, dilation=dilation, groups=columns // taps,
-        output_padding=tuple(room[i] % stride[i] for i in range(2)),
+        "conv_transpose2d", call.emit("reshape", x, shape=(*x.type.shape[:2], *back.rows)), call.constant(back.kernels),
+        stride=stride, padding=padding, dilation=dilation, groups=channels // math.prod(kernel),
+        output_padding=back.output_padding,
     )  # fmt: skip
 
 

@@ -6,16 +6,14 @@ import math
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from convc.errors import ModelError
+from convc.frontends.places import Columns, Ints, flat_places
 from convc.frontends.torch.context import Call, Const, Importer
 from convc.frontends.torch.ops_shape import cut, slice_bounds
 from convc.ir.graph import Node
 from convc.ops.base import static_size
 from convc.types import DType, broadcast_shapes
-
-Ints = npt.NDArray[np.int64]
 
 _ONE_AXIS = "index one axis by integers, or several that lie side by side by constants"
 
@@ -40,12 +38,10 @@ def _index(call: Call) -> Node:
     if masks or len(known) != len(axes) or axes != list(range(axes[0], axes[-1] + 1)):
         raise ModelError("indexing by a mask, or by several computed tensors, is not supported", hint=_ONE_AXIS)
     sizes = [static_size(x.type.shape[axis], "an axis that is indexed") for axis in axes]
-    places = np.broadcast_arrays(*(tensor.cpu().numpy() for tensor in known))
-    wrapped = [np.where(at < 0, at + size, at) for at, size in zip(places, sizes, strict=True)]
-    flat = np.ravel_multi_index(wrapped, sizes)  # raises ValueError for what lies outside
+    flat = flat_places(np.broadcast_arrays(*(tensor.cpu().numpy() for tensor in known)), sizes)
     shape = x.type.shape
     merged = call.reshape(x, (*shape[: axes[0]], math.prod(sizes), *shape[axes[-1] + 1 :]))
-    return _take(call, merged, np.asarray(flat, np.int64), axes[0])
+    return _take(call, merged, flat, axes[0])
 
 
 def _embedding(call: Call) -> Node:
@@ -91,17 +87,14 @@ def _col2im(call: Call) -> Node:
     kernel, dilation = call.ints("kernel_size", 2), call.ints("dilation", 2)
     padding, stride = call.ints("padding", 2), call.ints("stride", 2)
     size = call.ints("output_size", 2)
+    padding = (*padding, *padding)
     shape = x.type.shape if x.type.rank == 3 else (1, *x.type.shape)
-    taps = math.prod(kernel)
-    channels = static_size(shape[1], "the channels of columns") // taps
-    reach = [d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True)]
-    spare = [s + 2 * p - r for s, p, r in zip(size, padding, reach, strict=True)]
-    rows, columns = (room // every + 1 for room, every in zip(spare, stride, strict=True))
-    w = np.tile(np.eye(taps, dtype=x.type.dtype.numpy), (channels, 1)).reshape(channels * taps, 1, *kernel)
+    channels = static_size(shape[1], "the channels of columns")
+    back = Columns.of(channels, x.type.dtype, size, kernel, stride, padding, dilation)
     y = call.emit(
-        "conv_transpose2d", call.reshape(x, (*shape[:2], rows, columns)), call.constant(w, "taps"), stride=stride,
-        padding=(*padding, *padding), dilation=dilation, groups=channels,
-        output_padding=tuple(room % every for room, every in zip(spare, stride, strict=True)),
+        "conv_transpose2d", call.reshape(x, (*shape[:2], *back.rows)), call.constant(back.kernels, "taps"),
+        stride=stride, padding=padding, dilation=dilation, groups=channels // math.prod(kernel),
+        output_padding=back.output_padding,
     )  # fmt: skip
     return call.reshape(y, y.type.shape[1:]) if x.type.rank == 2 else y
 

@@ -157,7 +157,7 @@ def _columns_by(parts: _Parts, x: Node, w: Node, kept: Mapping[str, Any]) -> Nod
     w = parts.emit("transpose", parts.reshape(w, groups, inputs // groups, out * taps), perm=(0, 2, 1))
     x = parts.reshape(x, batch, groups, inputs // groups, product([height, width]))
     columns = parts.reshape(parts.emit("matmul", w, x), batch, groups * out * taps, height, width)
-    one = np.tile(np.eye(taps, dtype=np.float32), (groups * out, 1)).reshape(-1, 1, *kernel)
+    one = np.tile(np.eye(taps, dtype=x.type.dtype.numpy), (groups * out, 1)).reshape(-1, 1, *kernel)
     return parts.emit("conv_transpose2d", columns, parts.constant(one), groups=groups * out, **kept)
 
 
@@ -168,8 +168,9 @@ def _linear(parts: _Parts) -> None:
 
 
 def _batch_norm(parts: _Parts) -> None:
-    epsilon = parts.constant(np.array(parts.attrs["epsilon"], np.float32))
-    spread = parts.emit("sqrt", parts.emit("add", parts.needed("var"), epsilon))
+    var = parts.needed("var")
+    epsilon = parts.constant(np.array(parts.attrs["epsilon"], var.type.dtype.numpy))
+    spread = parts.emit("sqrt", parts.emit("add", var, epsilon))
     x, scale = parts.needed("x"), parts.emit("div", parts.needed("gamma"), spread)
     y = parts.emit("mul", parts.by_channel(x, "mean", "sub"), parts.along(scale, x.type.rank))
     parts.finish(parts.by_channel(y, "beta", "add"))

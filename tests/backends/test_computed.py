@@ -7,8 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 from cpu_support import TARGETS, check
+from support import random_inputs
 
+from convc.backends.computed import computed_weights
 from convc.frontends.builder import Builder, Value
+from convc.interp import run_graph
 from convc.types import Activation
 
 
@@ -86,3 +89,17 @@ def test_linear_and_batch_norm() -> None:
     ends = {"y": y, "z": z, "image": b.op("batch_norm", [image, *statistics, spread], epsilon=1e-2)}
     ends["rows"] = b.op("batch_norm", [b.input("rows", (3, 4)), *statistics, spread], epsilon=1e-2)
     check(b.finish(ends), threads=3)
+
+
+def test_what_is_made_has_the_network_s_element_type() -> None:
+    b = Builder("half", seed=1)
+    x, w, v = (b.input(name, shape, "f16") for name, shape in (("x", (1, 6, 5, 6)), ("w", (6, 4, 3, 3)), ("v", (6,))))
+    spread = b.sigmoid(v)
+    ends = [b.op("conv_transpose2d", [x, w], stride=(2, 2)), b.op("batch_norm", [x, spread, spread, spread, spread])]
+    graph = b.finish(ends)
+    apart = computed_weights(graph)
+    assert not any(node.op == "batch_norm" for node in apart.nodes)
+    inputs = random_inputs(graph, 0)
+    for found, want in zip(run_graph(apart, inputs).values(), run_graph(graph, inputs).values(), strict=True):
+        assert found.dtype == np.float16
+        np.testing.assert_allclose(found, want, rtol=0, atol=4e-3 * float(np.abs(want).max()))

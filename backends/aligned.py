@@ -13,15 +13,18 @@ from convc.types import Array
 
 LINE = 64
 HUGE = 2 << 20
+PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
 
 
 def aligned_bytes(count: int, *, zero: bool = False) -> npt.NDArray[np.uint8]:
     """`count` bytes, uninitialised or zero, starting on a cache line; large ones on a huge page, which are zero.
 
     What must be `zero` is what kernels write, few pieces a model: there, a huge page pays from a quarter of it on.
+    Python maps memory that child processes share unless told otherwise: on most systems such has no huge pages, and a
+    process that was forked would write into its parent's arena.
     """
     if count >= (HUGE // 4 if zero else 2 * HUGE):
-        area = mmap.mmap(-1, count + HUGE)
+        area = mmap.mmap(-1, count + HUGE, **PRIVATE)
         if hasattr(mmap, "MADV_HUGEPAGE"):
             with suppress(OSError):  # a kernel without huge pages gives the same memory in small ones
                 area.madvise(mmap.MADV_HUGEPAGE)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from convc.processors import default_threads
 
@@ -22,11 +21,31 @@ def each(work: Callable[[T], R], items: Iterable[T]) -> list[R]:
     Worth it where work spends its time in NumPy, which lets go of the interpreter's lock, and takes a millisecond.
     """
     tasks = list(items)
-    count = 1 if getattr(_here, "inside", False) else min(default_threads(), len(tasks))
+    inside = getattr(_here, "inside", False)
+    count = 1 if inside or len(tasks) < 2 else min(default_threads(), len(tasks))
     if count < 2:
         return [work(item) for item in tasks]
-    pool = ThreadPoolExecutor(count, initializer=lambda: setattr(_here, "inside", True))
-    try:
-        return list(pool.map(work, tasks))
-    finally:
-        pool.shutdown(cancel_futures=True)
+    results: list[Any] = [None] * len(tasks)
+    raised: dict[int, BaseException] = {}
+    turns = iter(range(len(tasks)))  # one of C: next() gives each number to one thread
+
+    def share() -> None:
+        _here.inside = True
+        for turn in turns:
+            if any(earlier < turn for earlier in raised):
+                break
+            try:
+                results[turn] = work(tasks[turn])
+            except BaseException as error:  # raised again below
+                raised[turn] = error
+        _here.inside = False
+
+    helpers = [threading.Thread(target=share, daemon=True) for _ in range(count - 1)]
+    for helper in helpers:
+        helper.start()
+    share()
+    for helper in helpers:
+        helper.join()
+    if raised:
+        raise raised[min(raised)]
+    return results

@@ -9,9 +9,13 @@ import numpy as np
 
 from convc.ir.graph import Node
 from convc.ir.patch import Draft
+from convc.parallel import each
 from convc.passes.affine import Affine
 from convc.passes.pattern import array, operand
 from convc.types import Array
+
+SHARE = 1 << 18
+"""Elements that a thread scales at a time."""
 
 
 def scaled_weights(draft: Draft, conv: Node, affine: Affine) -> dict[str, Array]:
@@ -34,5 +38,11 @@ def _scaled(conv: Node, w: Array, scale: Array) -> Array:
     else:
         split, factors = w, scale.reshape(-1, *(1,) * (w.ndim - 1))
     scaled = np.empty_like(split)
-    np.multiply(split, factors, out=scaled, dtype=np.float64, casting="same_kind")
+
+    def multiply(lines: slice) -> None:
+        some = factors[lines] if len(factors) > 1 else factors
+        np.multiply(split[lines], some, out=scaled[lines], dtype=np.float64, casting="same_kind")
+
+    step = max(1, SHARE * len(split) // max(split.size, 1))
+    each(multiply, [slice(first, first + step) for first in range(0, len(split), step)])
     return scaled.reshape(w.shape)

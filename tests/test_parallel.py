@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import pytest
 
@@ -36,6 +37,35 @@ def test_the_first_error_is_raised_and_what_has_not_begun_is_left() -> None:
     with pytest.raises(ValueError, match="^0$"):
         each(work, range(10_000))
     assert len(begun) < 10_000
+
+
+def test_an_earlier_error_that_comes_later_is_raised() -> None:
+    second = threading.Event()
+
+    def work(item: int) -> None:
+        if item == 0:
+            assert second.wait(10)
+        else:
+            second.set()
+        raise ValueError(str(item))
+
+    with pytest.raises(ValueError, match="^0$"):
+        each(work, range(2))
+
+
+def test_the_caller_takes_part_and_may_ask_again() -> None:
+    for _ in range(3):
+        assert threading.get_ident() in each(_identity_after_all_began(3), range(3))
+
+
+def _identity_after_all_began(count: int) -> Callable[[int], int]:
+    meeting = threading.Barrier(count, timeout=10)
+
+    def work(_: int) -> int:
+        meeting.wait()
+        return threading.get_ident()
+
+    return work
 
 
 def test_work_within_work_is_done_by_the_thread_that_asks() -> None:

@@ -19,6 +19,7 @@ import pytest
 from cpu_support import TARGETS, clear_halos
 
 import convc
+from convc.backends.aligned import HUGE, aligned_bytes
 from convc.backends.binding import Binding
 from convc.backends.cpu import executable, isa, jit, link, team
 from convc.backends.cpu.lower import ARGUMENTS, lower
@@ -173,6 +174,38 @@ def test_a_child_finds_locks_open_that_another_thread_held(model: CompiledModel)
         if child == 0:
             os._exit(0 if bits(model(IMAGES)) == wanted else 1)
         assert _exit_code(child) == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.parametrize("zero", [False, True])
+def test_a_child_does_not_write_into_its_parents_memory(zero: bool) -> None:
+    """Large arrays are mapped, where writing is seen by all who share a mapping."""
+    area = aligned_bytes(5 * HUGE, zero=zero)
+    area[...] = 1
+    child = os.fork()
+    if child == 0:
+        area[...] = 2
+        os._exit(0)
+    assert _exit_code(child) == 0
+    assert (area == 1).all()
+
+
+def test_large_memory_lies_on_huge_pages() -> None:
+    try:
+        words = Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text("ascii")
+        mapped = Path("/proc/self/smaps_rollup").read_text("ascii")
+    except OSError:
+        pytest.skip("this system does not say what huge pages it has")
+    if "[never]" in words:
+        pytest.skip("this system is set up to give no huge pages")
+
+    def huge(text: str) -> int:
+        return next(int(line.split()[1]) for line in text.splitlines() if line.startswith("AnonHugePages"))
+
+    area = aligned_bytes(64 * HUGE)
+    area[...] = 1
+    assert huge(Path("/proc/self/smaps_rollup").read_text("ascii")) >= huge(mapped) + 32 * (HUGE >> 10)
+    assert area.ctypes.data % HUGE == 0
 
 
 def _exit_code(child: int) -> int:

@@ -83,6 +83,8 @@ class Assembler:
         self._halos: dict[int, Halo] = {}
         self.choices: Mapping[str, Any] = {}
         """What was chosen for nodes by name, where the target leaves a choice; otherwise it predicts."""
+        self.processor = ""
+        """For which processor it predicts, where that matters."""
         self.candidates: dict[str, Sequence[Any]] = {}
         """What could have been chosen, the likely best first."""
         self.used: set[Any] = set()

@@ -156,6 +156,8 @@ class Program:
     nominal: Mapping[str, int]
     choices: Mapping[str, Any] = field(default_factory=dict)
     """What selection was told for nodes by name, as JSON; otherwise it predicts."""
+    processor: str = ""
+    """The processor for which it predicts, by LLVM's name, where that matters."""
 
     def sides(self, buffer: int, sizes: Mapping[str, int]) -> Sides:
         """Rows and columns of zeros around the planes of a buffer."""

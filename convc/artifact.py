@@ -55,6 +55,7 @@ def save(model: CompiledModel, path: str | os.PathLike[str]) -> None:
         "precision": model.options.precision,
         "backends": backends_digest(),
         "choices": dict(program.choices),
+        "processor": program.processor,
     }
     write_container(path, members, facts)
 
@@ -101,6 +102,7 @@ def load(
         code=code if trust_code else None,
         built_for=built_for,
         choices=found.facts.get("choices"),
+        processor=str(found.facts.get("processor", "")),
     )
     return CompiledModel(graph, records, options, runnable, stages)
 

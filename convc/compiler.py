@@ -200,12 +200,13 @@ def build_runnable(
     built_for: str | None = None,
     edit: Edit | None = None,
     choices: Any = None,
+    processor: str | None = None,
     tune: bool = False,
 ) -> Runnable:
     """What runs a graph that has been through its passes.
 
-    `packed`, `code` (trusted) and `choices` come from an artifact `built_for` a target; they serve where this is the
-    same. `tune` measures what to choose.
+    `packed`, `code` (trusted), `choices` and the `processor` whose speed decided on the others come from an artifact
+    `built_for` a target; they serve where this is the same. `tune` measures what to choose.
     """
     kind, _, detail = options.target.partition(":")
     if kind == "cpu":
@@ -215,7 +216,7 @@ def build_runnable(
         same = built_for == f"cpu:{cpu.isa.name}"
         return cpu.build(
             graph, options.limits, progress=progress, packed=packed if same else None, objects=code, edit=edit,
-            choices=choices if same else None, tune=tune,
+            choices=choices if same else None, processor=processor if same and packed else None, tune=tune,
         )  # fmt: skip
     if kind == "cuda":
         from convc.backends.cuda.target import CudaTarget

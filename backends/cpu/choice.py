@@ -8,8 +8,7 @@ from functools import cache
 from typing import Any
 
 from convc.backends.cpu import conv, winograd_few, winograd_plan
-from convc.backends.cpu.isa import Isa
-from convc.backends.cpu.split import WEIGHT_BYTES_A_CYCLE
+from convc.backends.cpu.isa import TYPICAL, Isa, Speed
 from convc.backends.cpu.winograd_points import Form, forms_of
 
 WORTH = 1.6
@@ -93,16 +92,16 @@ class Facts:
 
 
 @cache
-def candidates(isa: Isa, facts: Facts) -> Sequence[tuple[Choice, float]]:
-    """Choices and their cycles, the fastest first."""
+def candidates(isa: Isa, facts: Facts, speed: Speed = TYPICAL) -> Sequence[tuple[Choice, float]]:
+    """Choices and their cycles on a processor, the fastest first."""
     lines, pixels = max(facts.images * facts.height, 1), max(facts.width, 1)
     if facts.flat:
         lines, pixels = 1, lines * pixels
-    weights = facts.count * facts.blocks * isa.lanes * 4 / WEIGHT_BYTES_A_CYCLE
+    weights = facts.count * facts.blocks * isa.lanes * 4 / speed.weights
     tiles = [tile for tile in isa.tiles if tile[1] <= facts.blocks] or [(isa.tiles[-1][0], 1)]
     found: list[tuple[Choice, float]] = []
     for tile in tiles:
-        steps = conv.tile_cycles(isa, tile, facts.blocks, max(facts.count, 1), pixels, lines)
+        steps = conv.tile_cycles(isa, tile, facts.blocks, max(facts.count, 1), pixels, lines, speed.multiply_adds)
         found.append((Choice(None, *tile), facts.count * steps + weights))
     for form in forms_of(facts.kernel) if facts.apart and facts.count else ():
         total = max(winograd_plan.tiles_in(form, facts.images, facts.height, facts.width, facts.apart), 1)
@@ -110,7 +109,7 @@ def candidates(isa: Isa, facts: Facts) -> Sequence[tuple[Choice, float]]:
         for choice in (*(Choice(form, *tile) for tile in tiles), *few):
             plan = winograd_plan.plan_blocks(
                 isa, form, (choice.rows, choice.cols), facts.planes, facts.channels, facts.blocks, total, 1,
-                few=choice.few,
+                few=choice.few, speed=speed,
             )  # fmt: skip
             found.append((choice, plan.cycles))
     found.sort(key=lambda one: (one[1], one[0].rows))

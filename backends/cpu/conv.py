@@ -301,21 +301,23 @@ def chunk_steps(count: int, step_bytes: int, unroll: int = 1) -> int:
     return -(-count // (chunks * unroll)) * unroll
 
 
-def step_cycles(rows: int, cols: int, count: int, vector: int) -> float:
+def step_cycles(rows: int, cols: int, count: int, vector: int, multiply_adds: float = 2.0) -> float:
     """Estimated cycles of one of `count` k-steps of one tile, of vectors of so many bytes.
 
-    The larger of rows * cols / 2 (multiply-adds) and rows / 2 + cols + 1 (loads, and weights asked for ahead), two of
-    each starting in a cycle, at least the latency of 4, and half a cycle for the loop. Weights that do not stay in the
-    first-level cache take as long as reading them from the second; where they are cut into chunks, sums are loaded and
-    stored for each.
+    The larger of rows * cols / `multiply_adds` (that start in a cycle) and rows / 2 + cols + 1 (loads, and weights
+    asked for ahead, two of each starting in a cycle), at least the latency of 4, and half a cycle for the loop. Weights
+    that do not stay in the first-level cache take as long as reading them from the second; where they are cut into
+    chunks, sums are loaded and stored for each.
     """
     chunk = chunk_steps(count, cols * vector)
     far = cols * vector / L2_BYTES_A_CYCLE if chunk * cols * vector > L1_BYTES else 0.0
     sums = 1.5 * rows * cols / chunk if chunk < count else 0.0
-    return max(rows * cols / 2, rows / 2 + cols + 1, 4.0, far) + 0.5 + sums
+    return max(rows * cols / multiply_adds, rows / 2 + cols + 1, 4.0, far) + 0.5 + sums
 
 
-def tile_cycles(isa: Isa, tile: tuple[int, int], group_blocks: int, count: int, width: int, lines: int) -> float:
+def tile_cycles(
+    isa: Isa, tile: tuple[int, int], group_blocks: int, count: int, width: int, lines: int, multiply_adds: float = 2.0
+) -> float:
     """Estimated cycles of a k-step, one of `count`, over `lines` rows of `width` pixels and one group's blocks."""
     rows, cols = tile
     vector = isa.lanes * 4
@@ -325,9 +327,10 @@ def tile_cycles(isa: Isa, tile: tuple[int, int], group_blocks: int, count: int, 
     for blocks, times in ((cols, whole), (rest, 1)):
         half = half_rows(rows, blocks == cols)
         if blocks and times:
-            total += times * full * step_cycles(rows, blocks, count, vector)
+            total += times * full * step_cycles(rows, blocks, count, vector, multiply_adds)
             if left:
-                total += times * step_cycles(rows if left > half else half, blocks, count, vector)
+                some = rows if left > half else half
+                total += times * step_cycles(some, blocks, count, vector, multiply_adds)
     return total * lines
 
 

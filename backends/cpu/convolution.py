@@ -19,7 +19,7 @@ from convc.backends.cpu.channels import (
 )  # fmt: skip
 from convc.backends.cpu.choice import Choice, Facts, candidates
 from convc.backends.cpu.conv_append import across_vectors, append_direct, is_exact
-from convc.backends.cpu.isa import Isa
+from convc.backends.cpu.isa import Isa, Speed, speed_of
 from convc.backends.cpu.phases import Phases, phases_of
 from convc.backends.cpu.prologue import lower_prologue
 from convc.backends.cpu.regions import Run, regions_of
@@ -54,7 +54,7 @@ def lower_conv2d(asm: Assembler, node: Node, isa: Isa) -> None:
     if narrow:
         cut = phases_of(node, isa, width, (height, breadth)) if is_finite(asm, node) else None
         shape = [concrete(size, asm.graph.nominal) for size in node.type.shape]
-        ranked = phases.ranked(isa, cut, shape, width, (height, breadth))
+        ranked = phases.ranked(isa, cut, shape, width, (height, breadth), speed_of(isa, asm.processor))
         choice = chosen(asm, node, ranked, (node.attrs["stride"][1] * 4, -(-out // isa.lanes)))
         if cut is not None and choice is not None and choice.form is not None:
             _lower_phases(asm, node, isa, choice, cut, weights)
@@ -74,7 +74,7 @@ def lower_conv2d(asm: Assembler, node: Node, isa: Isa) -> None:
             [concrete(size, asm.graph.nominal) for size in node.type.shape], len(x.planes), width, (height, breadth),
             channels.group_blocks, flat, apart,
         )  # fmt: skip
-        ranked = rank(isa, x, channels, pixels, breadth, facts)
+        ranked = rank(isa, speed_of(isa, asm.processor), x, channels, pixels, breadth, facts)
     cut_out = _regions(asm, node, isa, x, channels, (height, breadth), ranked, step)
     if cut_out:
         asm.candidates[node.name] = []
@@ -111,12 +111,13 @@ def _lower_phases(asm: Assembler, node: Node, isa: Isa, choice: Choice, cut: Pha
 
 
 def rank(
-    isa: Isa, x: Planes, channels: Channels, pixels: Sequence[tuple[int, int, int, int]], breadth: int, facts: Facts
+    isa: Isa, speed: Speed, x: Planes, channels: Channels, pixels: Sequence[tuple[int, int, int, int]], breadth: int,
+    facts: Facts,
 ) -> Sequence[tuple[Choice, float]]:
     """What could run a convolution by predicted cycles; nothing where the kernel for few outputs takes fewer, which is
     the only one of its kind.
     """
-    found = candidates(isa, facts)
+    found = candidates(isa, facts, speed)
     if len(channels.slots) == 1:
         taps, _ = make_taps(x, channels, pixels, breadth)
         if across_vectors(isa, x, channels, taps, facts.images * facts.height * facts.width, found[0][1]):
@@ -133,13 +134,14 @@ def _regions(
     shape = asm.graph[str(node.inputs[0])].type.shape
     bundles, terms = channels.inputs.shape
     images, _, rows, columns = (concrete(size, asm.graph.nominal) for size in node.type.shape)
-    count = terms * kernel[0] * kernel[1]
+    count, speed = terms * kernel[0] * kernel[1], speed_of(isa, asm.processor)
     if ranked:
         cycles = ranked[0][1]
     else:
-        tile = conv.choose_tile(isa, channels.group_blocks, count, columns, images * rows)
-        cycles = bundles * count * conv.tile_cycles(isa, tile, channels.group_blocks, count, columns, images * rows)
-    return regions_of(isa, node, shape, kernel, len(x.planes), bundles, terms, channels.group_blocks, cycles)
+        blocks, lines = channels.group_blocks, images * rows
+        tile = conv.choose_tile(isa, blocks, count, columns, lines)
+        cycles = bundles * count * conv.tile_cycles(isa, tile, blocks, count, columns, lines, speed.multiply_adds)
+    return regions_of(isa, node, shape, kernel, len(x.planes), bundles, terms, channels.group_blocks, cycles, speed)
 
 
 def _append_regions(

@@ -30,6 +30,21 @@ class Isa:
     unroll: int = 2
 
 
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """What a processor does in a cycle, as far as it decides what runs a convolution fastest: vectors of multiply-adds,
+    bytes of weights that arrive from memory; and the share of these that is waited for although they were asked for
+    while others were multiplied.
+    """
+
+    multiply_adds: float = 2.0
+    weights: float = 4.0
+    waited: float = 1.0
+
+
+TYPICAL = Speed()
+
+
 ISAS: dict[str, Isa] = {
     "avx512": Isa(
         "avx512", 16, 32, "x86_64", "x86-64-v4", ("avx512f", "avx512bw", "avx512dq", "avx512vl", "fma"),
@@ -68,6 +83,13 @@ def one_stream(processor: str) -> bool:
     several by themselves.
     """
     return processor.startswith("znver")
+
+
+def speed_of(isa: Isa, processor: str) -> Speed:
+    """Of a processor, by LLVM's name. Zen 4 makes multiply-adds of 16 lanes in two halves, and reads 27 GB/s."""
+    if processor.startswith("znver"):
+        return Speed(1.0 if (isa.lanes, processor) == (16, "znver4") else 2.0, 7.0, 0.5)
+    return TYPICAL
 
 
 def available() -> tuple[str, ...]:

@@ -29,7 +29,7 @@ from convc.backends.cpu import (
     winograd_call,
 )  # fmt: skip
 from convc.backends.cpu.choice import Choice
-from convc.backends.cpu.isa import Isa
+from convc.backends.cpu.isa import Isa, host_processor
 from convc.backends.cpu.merge import write_kernels
 from convc.backends.cpu.places import output_places
 from convc.backends.cpu.pool_behind import pool_behind
@@ -95,19 +95,23 @@ def lower(graph: Graph, isa: Isa, packed: Mapping[str, Array] | None = None) -> 
 
 
 def lower_with(
-    graph: Graph, isa: Isa, packed: Mapping[str, Array] | None = None, choices: Mapping[str, Choice] | None = None
-) -> tuple[Program, Mapping[str, Sequence[Choice]]]:
-    """The same with what was chosen for convolutions by name; also what could be, the likely best first."""
+    graph: Graph, isa: Isa, packed: Mapping[str, Array] | None = None, choices: Mapping[str, Choice] | None = None,
+    processor: str | None = None,
+) -> tuple[Program, Mapping[str, Sequence[Choice]]]:  # fmt: skip
+    """The same with what was chosen for convolutions by name, else predicted for this machine's processor or another;
+    also what could be, the likely best first.
+    """
     missing = [node for node in graph.operators if node.op not in LOWER]
     if missing:
         listed = ", ".join(str(node) for node in missing)
         raise TargetError(f"the CPU has no kernels for {listed}", hint="use target='reference'")
     graph = prepare(graph, MANY_ROWS)
+    processor = host_processor() if processor is None else processor
     places = output_places(graph, isa.lanes)
 
     def lowered(gaps: Mapping[str, bool]) -> Assembler:
         asm = Assembler(graph, f"cpu:{isa.name}", isa.lanes, moves.conversions(isa), packed)
-        asm.choices, asm.gaps = choices or {}, gaps
+        asm.choices, asm.gaps, asm.processor = choices or {}, gaps, processor
         asm.wanted.update(places)
         for slot, node in enumerate(graph.inputs):
             asm.buffers.append(Buffer(slot, node.name, node.type, place="input", slot=slot))
@@ -122,5 +126,6 @@ def lower_with(
     pool_behind(asm, isa)
     fuse_maps(asm, lambda step: EMIT_MAP[step.family](isa, step.params["calls"], step.params["ways"]))
     write_kernels(asm, isa)
-    program = replace(asm.finish(), choices={name: one.to_json() for name, one in (choices or {}).items()})
+    given = {name: one.to_json() for name, one in (choices or {}).items()}
+    program = replace(asm.finish(), choices=given, processor=processor)
     return program, asm.candidates

@@ -16,7 +16,7 @@ import numpy as np
 from convc.backends.assemble import Assembler
 from convc.backends.binding import Binding, Word
 from convc.backends.cpu.choice import Choice, Facts, candidates
-from convc.backends.cpu.isa import Isa
+from convc.backends.cpu.isa import TYPICAL, Isa, Speed
 from convc.backends.cpu.winograd_points import forms_of
 from convc.backends.cpu.writer import Writer
 from convc.backends.program import Plain, Planes, Step
@@ -109,19 +109,20 @@ def phases_of(node: Node, isa: Isa, channels: int, kernel: tuple[int, int]) -> P
 
 
 def ranked(
-    isa: Isa, phases: Phases | None, shape: Sequence[int], channels: int, kernel: tuple[int, int]
+    isa: Isa, phases: Phases | None, shape: Sequence[int], channels: int, kernel: tuple[int, int],
+    speed: Speed = TYPICAL,
 ) -> Sequence[tuple[Choice, float]]:
     """What could run a convolution with an output of `shape`, on channels as the caller has them or on phases, by
     predicted cycles.
     """
     blocks = -(-shape[1] // isa.lanes)
-    found = list(candidates(isa, Facts.of(shape, channels, channels, kernel, blocks, False, 0)))
+    found = list(candidates(isa, Facts.of(shape, channels, channels, kernel, blocks, False, 0), speed))
     if phases is not None:
         taps, count = (phases.down.taps, phases.along.taps), phases.all_channels
         facts = Facts.of(shape, -(-count // isa.lanes), count, taps, blocks, False, 1)
         pixels = facts.images * (facts.height + taps[0]) * (facts.width + taps[1])
         made = pixels * facts.planes * isa.lanes * 4 / BYTES_A_CYCLE
-        forms = [(one, cycles) for one, cycles in candidates(isa, facts) if one.form is not None]
+        forms = [(one, cycles) for one, cycles in candidates(isa, facts, speed) if one.form is not None]
         found += [(one, (cycles + made) * LEAST_GAIN) for one, cycles in forms]
     return sorted(found, key=lambda one: one[1])
 

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from convc.backends.cpu import conv
-from convc.backends.cpu.isa import Isa
-from convc.backends.cpu.split import WEIGHT_BYTES_A_CYCLE
+from convc.backends.cpu.isa import TYPICAL, Isa, Speed
 from convc.ir.graph import Node
 
 GAIN = 0.8
@@ -45,12 +44,13 @@ def runs_of(size: int, count: int, taps: int, stride: int, dilation: int, before
 
 def regions_of(
     isa: Isa, node: Node, shape: Sequence[object], kernel: tuple[int, int], planes: int, groups: int, terms: int,
-    blocks: int, cycles: float,
+    blocks: int, cycles: float, speed: Speed = TYPICAL,
 ) -> Sequence[tuple[Run, Run]]:  # fmt: skip
     """The regions of a conv2d on an input [N, C, H, W] that are predicted to take fewer cycles than the whole; none
     where they are not, or where a size is not known.
 
-    `groups` of `blocks` output channels sum `terms` products a tap; `cycles`: what the whole takes, without its halo.
+    `groups` of `blocks` output channels sum `terms` products a tap; `cycles`: what the whole takes on the processor,
+    without its halo.
     """
     sizes = [size for size in (*shape[2:], *node.type.shape[2:]) if isinstance(size, int)]
     (top, left, bottom, right), stride, dilation = (node.attrs[name] for name in ("padding", "stride", "dilation"))
@@ -70,6 +70,7 @@ def regions_of(
     for a, b in regions:
         count = terms * len(a.taps) * len(b.taps)
         tile = conv.choose_tile(isa, blocks, max(count, 1), b.count, images * a.count)
-        needed += groups * count * conv.tile_cycles(isa, tile, blocks, max(count, 1), b.count, images * a.count)
-        needed += groups * count * blocks * isa.lanes * 4 / WEIGHT_BYTES_A_CYCLE + REGION_CYCLES
+        lines, rate = images * a.count, speed.multiply_adds
+        needed += groups * count * conv.tile_cycles(isa, tile, blocks, max(count, 1), b.count, lines, rate)
+        needed += groups * count * blocks * isa.lanes * 4 / speed.weights + REGION_CYCLES
     return regions if needed < GAIN * whole else ()

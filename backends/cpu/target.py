@@ -43,15 +43,17 @@ class CpuTarget:
         objects: Mapping[str, bytes] | None = None,
         edit: Callable[[str, str], str] | None = None,
         choices: Any = None,
+        processor: str | None = None,
         tune: bool = False,
     ) -> Executable:
-        """The executable. `packed`, `objects` (trusted, by key) and `choices` come from an artifact; `edit` maps a
-        kernel's name and source to the source that is compiled; `tune` measures what to choose.
+        """The executable. `packed`, `objects` (trusted, by key), `choices` and the `processor` that others were
+        predicted for come from an artifact; `edit` maps a kernel's name and source to the source that is compiled;
+        `tune` measures what to choose.
         """
         chosen = read_choices(choices, self.isa)
         if tune:
             chosen = tuned(graph, self.isa, store(), limits, progress)
-        program, _ = lower_with(graph, self.isa, packed, chosen)
+        program, _ = lower_with(graph, self.isa, packed, chosen, processor)
         if edit is not None:
             program = replace(program, kernels={name: edit(name, one) for name, one in program.kernels.items()})
         sources = {**program.kernels, **DRIVERS}

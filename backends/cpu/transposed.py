@@ -13,7 +13,7 @@ from convc.backends.cpu.channels import Channels, make_taps
 from convc.backends.cpu.choice import Choice, Facts
 from convc.backends.cpu.conv_append import append_direct
 from convc.backends.cpu.convolution import chosen, is_finite, match_channels, rank
-from convc.backends.cpu.isa import Isa
+from convc.backends.cpu.isa import Isa, speed_of
 from convc.backends.cpu.winograd_points import forms_of
 from convc.backends.halo import Halo
 from convc.backends.operands import constant_of, transposed_taps
@@ -98,7 +98,7 @@ def _append(
         shape = images, y.channels, rows, columns
         apart = int(phase.has_form and is_finite(asm, node))
         facts = Facts.of(shape, len(x.planes), kernels.shape[1], phase.kernel, channels.group_blocks, False, apart)
-        ranked = rank(isa, x, channels, pixels, breadth, facts)
+        ranked = rank(isa, speed_of(isa, asm.processor), x, channels, pixels, breadth, facts)
     choice = chosen(asm, node, ranked, (x.lanes * 4, channels.group_blocks))
     if choice is not None and choice.form is not None:
         ahead = -min(dy for _, dy in phase.rows), -min(dx for _, dx in phase.cols)

@@ -41,6 +41,13 @@ def streams_of(isa: Isa, channels: int, cols: int, strips: int) -> int:
     return 4 if strips <= FEW_STRIPS and channels * cols * isa.lanes * 4 > L1_BYTES else 1
 
 
+def lines_of(isa: Isa, cols: int, unroll: int, strips: int) -> int:
+    """Lines of the next weights that a turn asks for: so many that all of them have been when each strip of tiles has
+    been multiplied by these. A single strip takes one line, for it gets its own no sooner.
+    """
+    return -(-cols * unroll * isa.lanes * 4 // (64 * strips)) if strips > 1 else 1
+
+
 class Epilogue(Protocol):
     """What the end of a kernel depends on."""
 
@@ -61,8 +68,9 @@ class Epilogue(Protocol):
 @dataclass(frozen=True, slots=True)
 class WinogradSpec:
     """What changes the instructions: the form, `apart` pixels between taps, the register tile, the epilogue. `unroll`:
-    as in ConvSpec; `streams`: in which the next weights are fetched; `pool`: "max" or "average" of 2 x 2 outputs, where
-    a call asks for it; `every`: pixels from one output to the next of its row, as of a transposed convolution's phase.
+    as in ConvSpec; `streams`, `lines`: in how many the next weights are fetched, and how many lines a turn; `pool`:
+    "max" or "average" of 2 x 2 outputs, where a call asks for it; `every`: pixels from one output to the next of its
+    row, as of a transposed convolution's phase.
     """
 
     form: Form
@@ -72,6 +80,7 @@ class WinogradSpec:
     rest: int
     unroll: int
     streams: int
+    lines: int
     residual: bool
     activation: str
     params: int
@@ -82,7 +91,8 @@ class WinogradSpec:
         """The kernel's name: its facts in order."""
         facts = ["f32", "winograd", str(self.form), *placed(self.apart, self.every)]
         facts.append(f"{self.rows}x{self.cols}" + (f"r{self.rest}" if self.rest else "") + f"k{self.unroll}")
-        facts += [f"s{self.streams}"] * (self.streams > 1) + [f"pool_{self.pool}"] * bool(self.pool)
+        facts += [f"s{self.streams}"] * (self.streams > 1) + [f"l{self.lines}"] * (self.lines > 1)
+        facts += [f"pool_{self.pool}"] * bool(self.pool)
         return "_".join(facts + name_end(self.residual, self.activation)) + f"__{isa.name}"
 
 
@@ -163,7 +173,8 @@ def _multiply(out: Writer, spec: WinogradSpec, isa: Isa, cols: int) -> None:
     with out.block("for strip in range(strips)"):
         out("wp = weights")
         # each strip fetches a share of the next weights, which follow these: `rate` bytes a turn, the streams in turn
-        out(f"rate = {cols * vector * spec.unroll} // strips + 1", "if rate > 64: rate = 64")
+        most = 64 * spec.lines
+        out(f"rate = {cols * vector * spec.unroll} // strips + 1", f"if rate > {most}: rate = {most}")
         out(f"end_w = weights + K * {cols * vector}", f"stream = K * {cols * vector // spec.streams}")
         out(f"later0 = end_w + strip * (K // {spec.unroll * spec.streams}) * rate")
         out(*(f"later{i + 1} = later{i} + stream" for i in range(spec.streams - 1)))
@@ -176,7 +187,7 @@ def _strip(out: Writer, spec: WinogradSpec, isa: Isa, rows: int, cols: int) -> N
     vector, acc = isa.lanes * 4, f"acc{rows}x{cols}"
     out(f"{acc} = tile_zero({rows}, {cols}, {isa.lanes})", "entry = offsets")
     with out.block("while wp < end_w"):  # pointers alone, as in conv.py
-        out("fetch(later0)")
+        out(*(f"fetch(later0 + {64 * line})" if line else "fetch(later0)" for line in range(spec.lines)))
         for turn in range(spec.unroll):
             at_k, at_w = f"xp + load_i32(entry, {turn}) * 4", f"wp + {turn * cols * vector}"
             out(f"{acc} = tile_fma({acc}, {at_k}, {vector}, {at_w}, None, None)")

@@ -15,8 +15,8 @@ from convc.backends.cpu import conv, merge
 from convc.backends.cpu.activations import float_word, function_of
 from convc.backends.cpu.channels import Channels, bias_of, make_taps, pack_weights, rows_of
 from convc.backends.cpu.choice import Choice
-from convc.backends.cpu.isa import Isa
-from convc.backends.cpu.winograd import WORDS, WinogradSpec, streams_of
+from convc.backends.cpu.isa import Isa, host_processor, speed_of
+from convc.backends.cpu.winograd import WORDS, WinogradSpec, lines_of, streams_of
 from convc.backends.cpu.winograd_few import FewSpec
 from convc.backends.cpu.winograd_plan import ceil_div, part_blocks, plan_blocks, tile_grid, tiles_in
 from convc.backends.cpu.winograd_points import Form, forms_of, transform_kernels, weigh_kernels
@@ -101,7 +101,8 @@ def append(
         strips = ceil_div(tiles_in(form, images, height, width, place.apart), choice.rows)
         streams = streams_of(isa, len(inputs), choice.cols, strips)
         tile = choice.rows, choice.cols, blocks % choice.cols
-        spec = WinogradSpec(form, place.apart, *tile, unroll, streams, *epilogue, every=place.every[1])
+        lines = lines_of(isa, choice.cols, unroll, strips)
+        spec = WinogradSpec(form, place.apart, *tile, unroll, streams, lines, *epilogue, every=place.every[1])
 
     def pack() -> Array:
         kernels = weights()
@@ -163,7 +164,10 @@ def arguments(step: Step, bound: Binding) -> Sequence[Word]:
     total = max(x.images * spec.apart**2 * down * across, 1)
     few = isinstance(spec, FewSpec)
     tile = (spec.together, 1) if isinstance(spec, FewSpec) else (spec.rows, spec.cols)
-    plan = plan_blocks(call.isa, form, tile, len(x.planes), len(call.plane), blocks, total, bound.threads, few=few)
+    plan = plan_blocks(
+        call.isa, form, tile, len(x.planes), len(call.plane), blocks, total, bound.threads,
+        few=few, speed=speed_of(call.isa, host_processor()),
+    )  # fmt: skip
     facts = -(-plan.tiles * WORDS * 8 // 64) * 64
     # a line more than needed, so that the points of a tile do not all fall on one set of a cache
     if few:

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from convc.backends.cpu import conv
-from convc.backends.cpu.isa import Isa
-from convc.backends.cpu.split import APART_BYTES_A_CYCLE, WEIGHT_BYTES_A_CYCLE, crossing_cycles, misplaced
+from convc.backends.cpu.isa import TYPICAL, Isa, Speed
+from convc.backends.cpu.split import APART_BYTES_A_CYCLE, crossing_cycles, misplaced
 from convc.backends.cpu.winograd_points import Form
 
 CACHE_BYTES = 1280 << 10
@@ -69,7 +69,7 @@ def part_blocks(blocks_out: int, cols: int, parts: int) -> int:
 
 def plan_blocks(
     isa: Isa, form: Form, tile: tuple[int, int], planes: int, channels: int, blocks_out: int, total: int, threads: int,
-    *, few: bool = False,
+    *, few: bool = False, speed: Speed = TYPICAL,
 ) -> Plan:  # fmt: skip
     """How `total` tiles are cut for some threads. `few`: of the kernel for few tiles, whose tile is a group by 1."""
     rows, cols = tile
@@ -89,7 +89,7 @@ def plan_blocks(
             crossing = crossing_cycles(read, written, parts, threads)
             crossing += misplaced(pieces, threads) * (read + written) / APART_BYTES_A_CYCLE if parts == 1 else 0.0
             item = _item_few if few else _item
-            cycles = rounds * item(isa, form, tile, planes, channels, part, size) + crossing
+            cycles = rounds * item(isa, speed, form, tile, planes, channels, part, size) + crossing
             if best is None or cycles < best.cycles:
                 best = Plan(size, parts, cycles)
     assert best is not None
@@ -116,31 +116,38 @@ def _in_strips(size: int, rows: int, whole: bool) -> int:
     return strips * rows + (0 if not left else half if left <= half else rows)
 
 
-def _item(isa: Isa, form: Form, tile: tuple[int, int], planes: int, channels: int, blocks_out: int, size: int) -> float:
+def _item(
+    isa: Isa, speed: Speed, form: Form, tile: tuple[int, int], planes: int, channels: int, blocks_out: int, size: int
+) -> float:
     rows, cols = tile
     points, vector = form.points, isa.lanes * 4
     full, rest = divmod(blocks_out, cols)
     strips, left = divmod(size, rows)
-    step = full * strips * conv.step_cycles(rows, cols, channels, vector)
-    step += full * conv.step_cycles(left, cols, channels, vector) if left else 0.0
-    step += ceil_div(size, rows) * conv.step_cycles(rows, rest, channels, vector) if rest else 0.0
+    rate = speed.multiply_adds
+    step = full * strips * conv.step_cycles(rows, cols, channels, vector, rate)
+    step += full * conv.step_cycles(left, cols, channels, vector, rate) if left else 0.0
+    step += ceil_div(size, rows) * conv.step_cycles(rows, rest, channels, vector, rate) if rest else 0.0
     tiles = ceil_div(size, rows) * ceil_div(blocks_out, cols)
     multiply = points * (channels * step + tiles * STRIP_CYCLES + size * blocks_out)
-    weights = points * channels * blocks_out * vector / WEIGHT_BYTES_A_CYCLE
+    weights = points * channels * blocks_out * vector / speed.weights
+    weights *= speed.waited if size > rows else 1.0  # the next ones are asked for from the second strip on
     held = points * size * (planes + blocks_out) * vector
     far = 2 * max(held - CACHE_BYTES, 0) / FAR_BYTES_A_CYCLE
     return multiply + weights + far + _transforms(isa, form, planes, blocks_out, size)
 
 
 def _item_few(
-    isa: Isa, form: Form, tile: tuple[int, int], planes: int, channels: int, blocks_out: int, size: int
+    isa: Isa, speed: Speed, form: Form, tile: tuple[int, int], planes: int, channels: int, blocks_out: int, size: int
 ) -> float:
     rows = form.rows
     combined = 2 * 3 * (rows - 2) + 6 * rows  # multiply-adds that transform a kernel, row by row
     step = (rows * rows * tile[0] + combined) * FEW_CYCLES
-    weights = 9 * channels * blocks_out * isa.lanes * 4 / WEIGHT_BYTES_A_CYCLE
-    multiply = channels * blocks_out * ceil_div(size, tile[0]) * step
-    return max(multiply, weights) + _transforms(isa, form, planes, blocks_out, size)
+    weights = 9 * channels * blocks_out * isa.lanes * 4 / speed.weights
+    groups = ceil_div(size, tile[0])
+    multiply = blocks_out * groups * (channels * step + rows * (STRIP_CYCLES + rows * tile[0]))
+    held = form.points * size * (planes + 1) * isa.lanes * 4
+    far = 2 * blocks_out * max(held - CACHE_BYTES, 0) / FAR_BYTES_A_CYCLE
+    return max(multiply, weights) + far + _transforms(isa, form, planes, blocks_out, size)
 
 
 def _transforms(isa: Isa, form: Form, planes: int, blocks_out: int, size: int) -> float:

@@ -11,7 +11,7 @@ from support import random_inputs
 
 import convc
 from convc.backends.cpu import choice, convolution, phases
-from convc.backends.cpu.isa import ISAS, Isa
+from convc.backends.cpu.isa import ISAS, TYPICAL, Isa, Speed
 from convc.backends.cpu.phases import Axis, Phases
 from convc.frontends.builder import Builder
 from convc.model import CompiledModel
@@ -25,8 +25,8 @@ def forms_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choice, "WORTH", np.inf)
     monkeypatch.setattr(choice, "MOST", None)
 
-    def forms(isa: Isa, facts: choice.Facts) -> list[tuple[choice.Choice, float]]:
-        found = every(isa, facts)
+    def forms(isa: Isa, facts: choice.Facts, speed: Speed = TYPICAL) -> list[tuple[choice.Choice, float]]:
+        found = every(isa, facts, speed)
         with_form = [(one, 0.0) for one, _ in found if one.form is not None and not one.few]
         return with_form[:1] or [one for one in found if one[0].form is None]
 

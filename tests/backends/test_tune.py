@@ -12,7 +12,7 @@ import pytest
 import convc
 from convc.backends.cpu import tune
 from convc.backends.cpu.choice import Choice, Facts, candidates, few_tiles, read_choices
-from convc.backends.cpu.isa import ISAS
+from convc.backends.cpu.isa import ISAS, host_processor, speed_of
 from convc.backends.cpu.lower import lower_with
 from convc.backends.cpu.winograd_points import Form, forms_of
 from convc.interp import run_graph
@@ -115,8 +115,9 @@ def test_halos_that_come_late_are_known_to_the_choice(folder: Path) -> None:
     isa = ISAS["avx512"]
     program, ranked = lower_with(graph, isa)
     (kernel,) = (step.kernel for step in program.steps if step.node == "last" and step.family == "conv")
-    by_rows = candidates(isa, Facts.of((1, 96, 17, 17), 8, 128, (1, 1), 6, False, 0))
-    flat = candidates(isa, Facts.of((1, 96, 17, 17), 8, 128, (1, 1), 6, True, 0))
+    speed = speed_of(isa, host_processor())
+    by_rows = candidates(isa, Facts.of((1, 96, 17, 17), 8, 128, (1, 1), 6, False, 0), speed)
+    flat = candidates(isa, Facts.of((1, 96, 17, 17), 8, 128, (1, 1), 6, True, 0), speed)
     assert list(ranked["last"]) == [one for one, _ in by_rows] != [one for one, _ in flat]
     assert f"_{by_rows[0][0].rows}x{by_rows[0][0].cols}" in kernel
     alone = next(layer for layer in tune.layers_of(graph, isa) if layer.node == "last")

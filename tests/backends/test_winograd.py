@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 import convc
-from convc.backends.cpu import choice, convolution, winograd_plan
-from convc.backends.cpu.isa import ISAS, Isa
+from convc.backends.cpu import choice, convolution, lower, winograd_plan
+from convc.backends.cpu.isa import ISAS, TYPICAL, Isa, Speed, speed_of
 from convc.backends.cpu.winograd_points import (
     Form,
     forms_of,
@@ -47,8 +48,8 @@ def use(monkeypatch: pytest.MonkeyPatch, form: Form, few: bool) -> None:
     monkeypatch.setattr(choice, "WORTH", np.inf)
     monkeypatch.setattr(choice, "MOST", None)
 
-    def only(isa: Isa, facts: choice.Facts) -> list[tuple[choice.Choice, float]]:
-        found = every(isa, facts)
+    def only(isa: Isa, facts: choice.Facts, speed: Speed) -> list[tuple[choice.Choice, float]]:
+        found = every(isa, facts, speed)
         return [one for one in found if (one[0].form, one[0].few) == (form, few)] or found
 
     monkeypatch.setattr(convolution, "candidates", only)
@@ -205,7 +206,9 @@ def test_plans_cover_all_tiles_within_the_scratch_memory(threads: int, total: in
             assert plan.tiles % group == 0 and 1 <= plan.parts <= min(max(threads, 1), blocks)
 
 
-def test_is_chosen_where_it_pays_and_only_there() -> None:
+def test_is_chosen_where_it_pays_and_only_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lower, "host_processor", lambda: "generic")
+
     def kernels(kernel: tuple[int, int], channels: int, size: int, **options: int) -> set[str]:
         b = convc.Builder("chosen", seed=0)
         down, along = (taps // 2 * options.get("dilation", 1) for taps in kernel)
@@ -227,3 +230,39 @@ def test_is_chosen_where_it_pays_and_only_there() -> None:
         ((1, 1), 64, 28, {}),
     ):  # fmt: skip
         assert not is_winograd(kernel, channels, size, **options)
+
+
+def test_what_is_chosen_is_for_the_processor() -> None:
+    """Zen 4 makes half of the multiply-adds in a cycle and reads weights faster: saving multiplications gains more."""
+    isa = ISAS["avx512"]
+    facts = choice.Facts.of((1, 512, 14, 14), 32, 512, (3, 3), 32, False, 1)
+    typical, zen = (choice.candidates(isa, facts, speed_of(isa, name))[0] for name in ("sapphirerapids", "znver4"))
+    assert typical[0].form == Form(2, 2, 3, 3) and zen[0].form == Form(4, 4, 3, 3)
+    assert typical[1] < zen[1]
+    assert speed_of(ISAS["avx2"], "znver4").multiply_adds == speed_of(isa, "znver5").multiply_adds == 2.0
+
+
+def test_a_file_keeps_the_choices_of_the_processor_that_wrote_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Packed weights are in the order of what was chosen: another order of as many would be taken for it."""
+    b = convc.Builder("kept", seed=0)
+    y = b.conv(b.input("x", (1, 128, 14, 14)), 128, kernel=3)
+    x = np.random.default_rng(0).standard_normal((1, 128, 14, 14)).astype(np.float32)
+    monkeypatch.setattr(lower, "host_processor", lambda: "generic")
+    model = convc.compile(b.finish(b.relu(y)), threads=1)
+    every = choice.candidates.__wrapped__
+    model.save(tmp_path / "kept.convc")
+
+    def other(isa: Isa, facts: choice.Facts, speed: Speed) -> list[tuple[choice.Choice, float]]:
+        """On another processor, the tile of the same form that is likely the slowest."""
+        found = every(isa, facts, TYPICAL)
+        same = [one for one in found if one[0].form == found[0][0].form and not one[0].few]
+        return list(found if speed == TYPICAL else same[::-1])
+
+    monkeypatch.setattr(lower, "host_processor", lambda: "znver4")
+    monkeypatch.setattr(convolution, "candidates", other)
+    loaded = convc.load(tmp_path / "kept.convc", threads=1)
+    assert loaded.program.processor == "generic"
+    assert [step.kernel for step in loaded.program.steps] == [step.kernel for step in model.program.steps]
+    np.testing.assert_array_equal(loaded(x), model(x))

@@ -44,7 +44,7 @@ class ConvSpec:
     `unroll`: k-steps a turn of the loop, of which the number of steps is a multiple. `gap`: see `conv_window.py`;
     `outputs`: see `conv_dot.py`. `soon`: there is one tap, and the pixels of the next tile are fetched. `ahead`: the
     activation of a prologue, "" for scale and shift alone; the pixels of a panel then lie in the thread's memory.
-    `streams`: in which the next weights are fetched.
+    `streams`: in which the next weights are fetched; `lines`: how many of them a turn asks for at most.
     """
 
     mode: str
@@ -61,6 +61,7 @@ class ConvSpec:
     soon: bool = False
     ahead: str | None = None
     streams: int = 2
+    lines: int = 1
 
     @property
     def pixel(self) -> str:
@@ -79,6 +80,7 @@ class ConvSpec:
         facts += [f"gap{self.gap}"] * (self.gap > 0) + [f"to{self.outputs}"] * (self.outputs > 0)
         tile = f"{self.rows}x{self.cols}" + (f"r{self.rest}" if self.rest else "")
         facts.append(tile + f"k{self.unroll}" + "p" * self.soon + "s1" * (self.streams == 1))
+        facts += [f"l{self.lines}"] * (self.lines > 1)
         return "_".join(facts + name_end(self.residual, self.activation)) + f"__{isa.name}"
 
 
@@ -140,7 +142,7 @@ def _panel(out: Writer, spec: ConvSpec, isa: Isa, cols: int, parameters: str) ->
 def _chunk(out: Writer, spec: ConvSpec, isa: Isa, cols: int, parameters: str) -> None:
     size = cols * isa.lanes * 4
     # each tile of pixels fetches a share of the next weights, which follow these: `rate` bytes a turn in each stream
-    lines, streams = fetches(spec, size), min(spec.unroll, spec.streams)
+    lines, streams = spec.lines, min(spec.unroll, spec.streams)
     out("span = end - first", "if span < 1: span = 1", f"rate = {size * spec.unroll // streams} // span + 1")
     out(f"if rate > {lines * 64}: rate = {lines * 64}", f"share = (stop - begin) // {spec.unroll} * rate")
     out(f"stream = (stop - begin) // {streams} * {size}")
@@ -238,7 +240,7 @@ def _tile(out: Writer, spec: ConvSpec, isa: Isa, rows: int, cols: int, parameter
     with out.block("while wp < end_w"):  # pointers alone: additions for anything else take places of multiply-adds
         for turn in range(spec.unroll):
             at_later = fetching.get(turn, "None")
-            for line in range(1, fetches(spec, size) if turn in fetching else 0):
+            for line in range(1, spec.lines if turn in fetching else 0):
                 out(f"fetch({at_later} + {64 * line})")
             at_k, at_w = f"{spec.pixel} + load_i32(entry, {turn * spec.entry // 4}) * 4", f"wp + {turn * size}"
             if spec.mode == "dense":
@@ -279,9 +281,12 @@ def unroll_of(isa: Isa, mode: str, count: int) -> int:
     return next((steps for steps in wanted if count and count % steps == 0), 1)
 
 
-def fetches(spec: ConvSpec, size: int) -> int:
-    """Lines of the next weights that a turn, of steps of `size` bytes, asks for at most in each stream: a quarter."""
-    return max(size * spec.unroll // 256 // spec.streams, 1)
+def lines_of(turn: int, streams: int, tiles: int) -> int:
+    """Lines of the next weights that a turn, which multiplies by so many bytes, asks for at most in each stream: a
+    quarter, or as many as few tiles of pixels must ask for to have asked for all.
+    """
+    usual = max(turn // 256 // streams, 1)
+    return max(-(-turn // (64 * tiles * streams)), usual) if 1 < tiles <= 4 else usual
 
 
 def streams_for(processor: str) -> int:

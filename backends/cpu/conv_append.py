@@ -53,9 +53,11 @@ def append_direct(
     rest = channels.group_blocks % tile[1]
     unroll = conv.unroll_of(isa, channels.mode, taps.plane.shape[1])
     soon = channels.mode == "dense" and not taps.dy.any() and not taps.dx.any() and ahead is None
+    streams = conv.streams_for(host_processor())
+    tiles = lines * -(-pixels // tile[0]) if channels.mode == "dense" else 0
     spec = conv.ConvSpec(
         channels.mode, step, *tile, rest, unroll, residual is not None, function, len(params), soon=soon, ahead=ahead,
-        streams=conv.streams_for(host_processor()),
+        streams=streams, lines=conv.lines_of(unroll * tile[1] * isa.lanes * 4, streams, tiles),
     )
     direct = conv.tile_cycles(isa, (spec.rows, spec.cols), 1, taps.plane.shape[1], pixels, lines)
     needed = direct * taps.plane.shape[1]

@@ -7,7 +7,7 @@ from memory, the transforms, and what does not stay in the second-level cache.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from convc.backends.cpu import conv
 from convc.backends.cpu.isa import TYPICAL, Isa, Speed
@@ -16,6 +16,8 @@ from convc.backends.cpu.winograd_points import Form
 
 CACHE_BYTES = 1280 << 10
 """Of the second-level cache: what transformed inputs and products may take before they are read from farther away."""
+THIRD_BYTES = 16 << 20
+"""Of the third-level cache: weights that stay there from one block of tiles to the next."""
 MOST_BYTES = 48 << 20
 """Scratch memory of a thread at most."""
 FAR_BYTES_A_CYCLE = 8.0
@@ -74,6 +76,9 @@ def plan_blocks(
     """How `total` tiles are cut for some threads. `few`: of the kernel for few tiles, whose tile is a group by 1."""
     rows, cols = tile
     groups = ceil_div(blocks_out, cols)
+    item = _item_few if few else _item
+    bytes_of_weights = (9 if few else form.points) * channels * blocks_out * isa.lanes * 4
+    again = replace(speed, weights=speed.again) if bytes_of_weights <= THIRD_BYTES else speed
     best: Plan | None = None
     for parts in _parts(threads, groups):
         part = part_blocks(blocks_out, cols, parts)
@@ -88,8 +93,8 @@ def plan_blocks(
             read, written = (total * form.down * form.across * count * isa.lanes * 4 for count in (planes, blocks_out))
             crossing = crossing_cycles(read, written, parts, threads)
             crossing += misplaced(pieces, threads) * (read + written) / APART_BYTES_A_CYCLE if parts == 1 else 0.0
-            item = _item_few if few else _item
-            cycles = rounds * item(isa, speed, form, tile, planes, channels, part, size) + crossing
+            cycles = item(isa, speed, form, tile, planes, channels, part, size) + crossing
+            cycles += (rounds - 1) * item(isa, again, form, tile, planes, channels, part, size) if rounds > 1 else 0.0
             if best is None or cycles < best.cycles:
                 best = Plan(size, parts, cycles)
     assert best is not None

@@ -101,7 +101,7 @@ def candidates(isa: Isa, facts: Facts, speed: Speed = TYPICAL) -> Sequence[tuple
     tiles = [tile for tile in isa.tiles if tile[1] <= facts.blocks] or [(isa.tiles[-1][0], 1)]
     found: list[tuple[Choice, float]] = []
     for tile in tiles:
-        steps = conv.tile_cycles(isa, tile, facts.blocks, max(facts.count, 1), pixels, lines, speed.multiply_adds)
+        steps = conv.tile_cycles(isa, tile, facts.blocks, max(facts.count, 1), pixels, lines, speed)
         found.append((Choice(None, *tile), facts.count * steps + weights))
     for form in forms_of(facts.kernel) if facts.apart and facts.count else ():
         total = max(winograd_plan.tiles_in(form, facts.images, facts.height, facts.width, facts.apart), 1)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from convc.backends.cpu.activations import name_end, write_parameters
-from convc.backends.cpu.isa import Isa, one_stream
+from convc.backends.cpu.isa import TYPICAL, Isa, Speed, one_stream
 from convc.backends.cpu.writer import Writer
 
 ARGUMENTS = [
@@ -34,8 +34,6 @@ FAR_BYTES = 128 << 10
 """Weights of a tile above which they are cut into chunks that stay there: 10 % on 512 channels of 7x7, measured. Below,
 loading and storing the sums costs as much as it saves.
 """
-L2_BYTES_A_CYCLE = 14.0
-"""What a stream of weights from the second-level cache reaches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,8 +242,8 @@ def _tile(out: Writer, spec: ConvSpec, isa: Isa, rows: int, cols: int, parameter
                 out(f"fetch({at_later} + {64 * line})")
             at_k, at_w = f"{spec.pixel} + load_i32(entry, {turn * spec.entry // 4}) * 4", f"wp + {turn * size}"
             if spec.mode == "dense":
-                whole_line = spec.soon and turn * vector % 64 == 0
-                at_soon = f"xn + load_i32(entry, {2 * turn + 1}) * 4" if whole_line else "None"
+                new_line = spec.step >= 64 or turn * (spec.step or 64) % 64 == 0  # else the pixel before is in it, too
+                at_soon = f"xn + load_i32(entry, {2 * turn + 1}) * 4" if spec.soon and new_line else "None"
                 out(f"{acc} = tile_fma({acc}, {at_k}, {step}, {at_w}, {at_later}, {at_soon})")
             else:
                 out(f"{acc} = tile_fma_lanes({acc}, {at_k}, {step}, {at_w}, {at_later})")
@@ -306,22 +304,22 @@ def chunk_steps(count: int, step_bytes: int, unroll: int = 1) -> int:
     return -(-count // (chunks * unroll)) * unroll
 
 
-def step_cycles(rows: int, cols: int, count: int, vector: int, multiply_adds: float = 2.0) -> float:
+def step_cycles(rows: int, cols: int, count: int, vector: int, speed: Speed = TYPICAL) -> float:
     """Estimated cycles of one of `count` k-steps of one tile, of vectors of so many bytes.
 
-    The larger of rows * cols / `multiply_adds` (that start in a cycle) and rows / 2 + cols + 1 (loads, and weights
-    asked for ahead, two of each starting in a cycle), at least the latency of 4, and half a cycle for the loop. Weights
-    that do not stay in the first-level cache take as long as reading them from the second; where they are cut into
-    chunks, sums are loaded and stored for each.
+    The larger of the multiply-adds' and rows / 2 + cols + 1 (loads, and weights asked for ahead, two of each starting
+    in a cycle), at least the latency of 4, and half a cycle for the loop. Weights that do not stay in the first-level
+    cache take as long as reading them from the second; where they are cut into chunks, sums are loaded and stored for
+    each.
     """
     chunk = chunk_steps(count, cols * vector)
-    far = cols * vector / L2_BYTES_A_CYCLE if chunk * cols * vector > L1_BYTES else 0.0
+    far = cols * vector / speed.near if chunk * cols * vector > L1_BYTES else 0.0
     sums = 1.5 * rows * cols / chunk if chunk < count else 0.0
-    return max(rows * cols / multiply_adds, rows / 2 + cols + 1, 4.0, far) + 0.5 + sums
+    return max(rows * cols / speed.multiply_adds, rows / 2 + cols + 1, 4.0, far) + 0.5 + sums
 
 
 def tile_cycles(
-    isa: Isa, tile: tuple[int, int], group_blocks: int, count: int, width: int, lines: int, multiply_adds: float = 2.0
+    isa: Isa, tile: tuple[int, int], group_blocks: int, count: int, width: int, lines: int, speed: Speed = TYPICAL
 ) -> float:
     """Estimated cycles of a k-step, one of `count`, over `lines` rows of `width` pixels and one group's blocks."""
     rows, cols = tile
@@ -332,10 +330,10 @@ def tile_cycles(
     for blocks, times in ((cols, whole), (rest, 1)):
         half = half_rows(rows, blocks == cols)
         if blocks and times:
-            total += times * full * step_cycles(rows, blocks, count, vector, multiply_adds)
+            total += times * full * step_cycles(rows, blocks, count, vector, speed)
             if left:
                 some = rows if left > half else half
-                total += times * step_cycles(some, blocks, count, vector, multiply_adds)
+                total += times * step_cycles(some, blocks, count, vector, speed)
     return total * lines
 
 

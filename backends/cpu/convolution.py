@@ -140,7 +140,7 @@ def _regions(
     else:
         blocks, lines = channels.group_blocks, images * rows
         tile = conv.choose_tile(isa, blocks, count, columns, lines)
-        cycles = bundles * count * conv.tile_cycles(isa, tile, blocks, count, columns, lines, speed.multiply_adds)
+        cycles = bundles * count * conv.tile_cycles(isa, tile, blocks, count, columns, lines, speed)
     return regions_of(isa, node, shape, kernel, len(x.planes), bundles, terms, channels.group_blocks, cycles, speed)
 
 

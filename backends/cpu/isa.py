@@ -33,13 +33,15 @@ class Isa:
 @dataclass(frozen=True, slots=True)
 class Speed:
     """What a processor does in a cycle, as far as it decides what runs a convolution fastest: vectors of multiply-adds,
-    bytes of weights that arrive from memory, and from the third-level cache where they were read before; and the share
-    of the time which that takes that is waited for, although they were asked for while others were multiplied.
+    bytes of weights that arrive from memory, from the third-level cache where they were read before, and from `near`,
+    the second-level cache; and the share of the time which memory takes that is waited for, although weights were asked
+    for while others were multiplied.
     """
 
     multiply_adds: float = 2.0
     weights: float = 4.0
     again: float = 4.0
+    near: float = 14.0
     waited: float = 1.0
 
 
@@ -87,10 +89,12 @@ def one_stream(processor: str) -> bool:
 
 
 def speed_of(isa: Isa, processor: str) -> Speed:
-    """Of a processor, by LLVM's name. Zen 4 makes multiply-adds of 16 lanes in two halves, and reads 27 GB/s."""
-    if processor.startswith("znver"):
-        return Speed(1.0 if (isa.lanes, processor) == (16, "znver4") else 2.0, 7.0, 20.0, 0.5)
-    return TYPICAL
+    """Of a processor, by LLVM's name. Zen reads 27 GB/s; Zen 4 makes multiply-adds of 16 lanes in two halves."""
+    if not processor.startswith("znver"):
+        return TYPICAL
+    if (isa.lanes, processor) == (16, "znver4"):
+        return Speed(multiply_adds=1.0, weights=7.0, again=20.0, waited=0.5)
+    return Speed(weights=7.0, again=20.0, near=28.0, waited=0.5)
 
 
 def available() -> tuple[str, ...]:

@@ -70,7 +70,7 @@ def regions_of(
     for a, b in regions:
         count = terms * len(a.taps) * len(b.taps)
         tile = conv.choose_tile(isa, blocks, max(count, 1), b.count, images * a.count)
-        lines, rate = images * a.count, speed.multiply_adds
-        needed += groups * count * conv.tile_cycles(isa, tile, blocks, max(count, 1), b.count, lines, rate)
+        lines = images * a.count
+        needed += groups * count * conv.tile_cycles(isa, tile, blocks, max(count, 1), b.count, lines, speed)
         needed += groups * count * blocks * isa.lanes * 4 / speed.weights + REGION_CYCLES
     return regions if needed < GAIN * whole else ()

@@ -128,10 +128,9 @@ def _item(
     points, vector = form.points, isa.lanes * 4
     full, rest = divmod(blocks_out, cols)
     strips, left = divmod(size, rows)
-    rate = speed.multiply_adds
-    step = full * strips * conv.step_cycles(rows, cols, channels, vector, rate)
-    step += full * conv.step_cycles(left, cols, channels, vector, rate) if left else 0.0
-    step += ceil_div(size, rows) * conv.step_cycles(rows, rest, channels, vector, rate) if rest else 0.0
+    step = full * strips * conv.step_cycles(rows, cols, channels, vector, speed)
+    step += full * conv.step_cycles(left, cols, channels, vector, speed) if left else 0.0
+    step += ceil_div(size, rows) * conv.step_cycles(rows, rest, channels, vector, speed) if rest else 0.0
     tiles = ceil_div(size, rows) * ceil_div(blocks_out, cols)
     multiply = points * (channels * step + tiles * STRIP_CYCLES + size * blocks_out)
     weights = points * channels * blocks_out * vector / speed.weights

@@ -199,6 +199,13 @@ MODULES: dict[str, tuple[Callable[[], Any], tuple[int, ...]]] = {
     "write_to_slices": (lambda: Function(shifted), IMAGE),
     "write_to_a_place": (lambda: Function(written), IMAGE),
     "flip": (lambda: Function(lambda x: x.flip(3)), IMAGE),
+    "flip_no_axis": (lambda: Function(lambda x: x.flip(()) + 1), IMAGE),
+    "squeeze_no_axis": (lambda: Function(lambda x: x.mean(1, keepdim=True).squeeze(()) + 1), IMAGE),
+    "round_decimals": (
+        lambda: Function(lambda x: torch.round(x, decimals=2) + torch.round(300 * x, decimals=-2)), IMAGE
+    ),
+    "rsub_alpha": (lambda: Function(lambda x: torch.rsub(x, x.flip(1), alpha=3) + torch.rsub(x, 2, alpha=-0.5)), IMAGE),
+    "softplus_threshold": (lambda: nn.Softplus(3.0, 0.2), IMAGE),
     "roll": (lambda: Function(lambda x: torch.roll(x, (1, -2), (2, 3))), IMAGE),
     "repeat": (lambda: Function(lambda x: x.repeat(1, 2, 1, 1)), IMAGE),
     "expand": (lambda: Function(lambda x: x.mean(1, keepdim=True).expand(-1, 4, -1, -1) + x), IMAGE),
@@ -566,6 +573,8 @@ class Branch(nn.Module):  # type: ignore[misc]
          "indexing by a mask, or by several computed"),
         (nn.Conv3d(3, 4, 1).eval(), (2, 3, 4, 4, 4), "a convolution over 3 axes is not supported"),
         (Function(lambda x: x.to(torch.complex64)).eval(), (2, 3), "complex64"),
+        (nn.MaxPool2d(2, return_indices=True).eval(), (1, 3, 4, 4), "output_1 is no value but what comes with one"),
+        (nn.AdaptiveMaxPool2d(1).eval(), (3, 4, 4), r"is f32\[N, 4, 4\], expected rank 4. Hint: give inputs a batch"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_compiled_is_named(what: Any, shape: tuple[int, ...], message: str) -> None:

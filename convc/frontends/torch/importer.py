@@ -252,8 +252,13 @@ def _outputs(builder: Builder, program: Any, env: Mapping[Any, Any]) -> list[Out
     outputs: list[Output] = []
     for index, name in _places(structure, "output"):
         value = _value(results[index], env)
+        if value is None and results[index] is None:
+            continue  # the module returns nothing here
         if value is None:
-            continue
+            raise ModelError(
+                f"output {name} is no value but what comes with one, as the indices of a maximum do",
+                hint="return the values alone",
+            )
         if not isinstance(value, (Node, Const)):
             raise ModelError(f"output {name} is {value!r}, expected a tensor", hint="return tensors only")
         node = builder.materialise(value)

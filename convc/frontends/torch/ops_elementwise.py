@@ -35,13 +35,14 @@ def _floating(call: Call) -> Node:
 
 
 def binary(op: str, *, swapped: bool = False) -> Importer:
-    """Arithmetic on two inputs that broadcast, in the element type of the result; `alpha` scales the second."""
+    """Arithmetic on two inputs that broadcast, in the element type of the result; `alpha` scales what comes last."""
 
     def convert(call: Call) -> Node:
         a, b = _pair(call, call.dtype)
+        a, b = (b, a) if swapped else (a, b)
         if call.get("alpha") not in {None, 1}:
             b = call.emit("mul", b, call.operand(call.get("alpha"), call.dtype))
-        return call.emit(op, b, a) if swapped else call.emit(op, a, b)
+        return call.emit(op, a, b)
 
     return convert
 
@@ -159,12 +160,24 @@ def _elu(call: Call) -> Node:
 
 
 def _softplus(call: Call) -> Node:
-    """log(1 + exp(beta x)) / beta. Beyond `threshold` torch gives x, which is the same to rounding."""
-    x, beta = call.x, call.real("beta", 1.0)
-    if beta == 1.0:
-        return call.emit("softplus", x)
-    y = call.emit("softplus", call.emit("mul", x, _number(call, x, beta)))
-    return call.emit("div", y, _number(call, x, beta))
+    """log(1 + exp(beta x)) / beta; x where beta x is beyond `threshold`, from 20 on the same to rounding."""
+    x, beta, threshold = call.x, call.real("beta", 1.0), call.real("threshold", 20.0)
+    scaled = call.emit("mul", x, _number(call, x, beta)) if beta != 1.0 else x
+    y = call.emit("softplus", scaled)
+    y = call.emit("div", y, _number(call, x, beta)) if beta != 1.0 else y
+    if threshold >= 20.0:
+        return y
+    return call.emit("where", call.emit("greater", scaled, _number(call, x, threshold)), x, y)
+
+
+def _round(call: Call) -> Node:
+    """To so many decimals, which may be negative, half to even."""
+    x, decimals = call.x, call.integer("decimals")
+    if not decimals:
+        return call.emit("round", x)
+    scale = _number(call, x, 10.0 ** abs(decimals))
+    there, back = ("mul", "div") if decimals > 0 else ("div", "mul")
+    return call.emit(back, call.emit("round", call.emit(there, x, scale)), scale)
 
 
 def _prelu(call: Call) -> Node:
@@ -234,7 +247,7 @@ ELEMENTWISE: dict[str, Importer] = {
         "relu", "sigmoid", "silu", "tanh", "mish", "erf", "exp", "log", "sqrt", "reciprocal", "neg", "abs", "floor",
         "ceil", "sign", "sin", "cos",
     )},
-    "round": unary("round"),
+    "round": unary("round"), "round.decimals": _round,
     "relu6": composed(lambda call, x: call.emit("clip", x, min=0.0, max=6.0)),
     "hardtanh": unary("clip", min="min_val", max="max_val"),
     "leaky_relu": unary("leaky_relu", alpha="negative_slope"),

@@ -12,7 +12,7 @@ from convc.dims import Dim, Size
 from convc.errors import ModelError
 from convc.frontends.scales import FIX_SIZES
 from convc.frontends.torch.context import Call, Importer
-from convc.frontends.torch.planes import both, lifted, lowered, on_planes
+from convc.frontends.torch.planes import batched, both, lifted, lowered, on_planes
 from convc.ir.graph import Node
 from convc.ops.base import static_size
 
@@ -67,14 +67,13 @@ def _avg_pool3d(call: Call) -> Node:
     return call.reshape(y, (n, c, y.type.shape[2], height, width))
 
 
-def _adaptive(op: str, whole: str) -> Importer:
+def _adaptive(op: str, whole: str, count: int) -> Importer:
     """Windows from floor(i * size / out) to ceil((i + 1) * size / out): a pooling where all have one size and one
     stride, else axis by axis.
     """
 
     def convert(call: Call) -> list[Node | None]:
-        x = call.x
-        count = x.type.rank - 2
+        x = batched(call, count)
         given = call.get("output_size")
         wanted = list(given) if isinstance(given, (list, tuple)) else [given]
         wanted = wanted * count if len(wanted) == 1 else wanted
@@ -152,8 +151,8 @@ def _only(importer: Importer) -> Importer:
     return convert
 
 
-_ADAPTIVE_AVG = _only(_adaptive("avg_pool2d", "global_avg_pool"))
-_ADAPTIVE_MAX = _adaptive("max_pool2d", "global_max_pool")
+_ADAPTIVE_AVG = [_only(_adaptive("avg_pool2d", "global_avg_pool", count)) for count in (1, 2)]
+_ADAPTIVE_MAX = [_adaptive("max_pool2d", "global_max_pool", count) for count in (1, 2)]
 
 POOLS: dict[str, Importer] = {
     "max_pool1d": _max_pool(1),
@@ -163,10 +162,10 @@ POOLS: dict[str, Importer] = {
     "avg_pool1d": _avg_pool(1),
     "avg_pool2d": _avg_pool(2),
     "avg_pool3d": _avg_pool3d,
-    "adaptive_avg_pool1d": _ADAPTIVE_AVG,
-    "adaptive_avg_pool2d": _ADAPTIVE_AVG,
-    "_adaptive_avg_pool2d": _ADAPTIVE_AVG,
-    "adaptive_max_pool1d": _ADAPTIVE_MAX,
-    "adaptive_max_pool2d": _ADAPTIVE_MAX,
+    "adaptive_avg_pool1d": _ADAPTIVE_AVG[0],
+    "adaptive_avg_pool2d": _ADAPTIVE_AVG[1],
+    "_adaptive_avg_pool2d": _ADAPTIVE_AVG[1],
+    "adaptive_max_pool1d": _ADAPTIVE_MAX[0],
+    "adaptive_max_pool2d": _ADAPTIVE_MAX[1],
 }
 """By ATen operator."""

@@ -50,7 +50,8 @@ def _unflatten(call: Call) -> Node:
 def _squeeze(call: Call) -> Node:
     """Axes of size 1 go, of those named where some are; a symbolic size stays."""
     x = call.x
-    axes = call.axes("dim", x.type.rank)
+    named = call.get("dim")
+    axes = () if isinstance(named, list) and not named else call.axes("dim", x.type.rank)
     return call.reshape(x, (s for i, s in enumerate(x.type.shape) if i not in axes or s != 1))
 
 
@@ -191,7 +192,7 @@ def _narrow(call: Call) -> Node:
 
 def _flip(call: Call) -> Node:
     x = call.x
-    for axis in call.axes("dims", x.type.rank):
+    for axis in call.axes("dims", x.type.rank) if call.get("dims") else ():
         size = static_size(x.type.shape[axis], "the axis that is flipped")
         x = call.emit("slice", x, axis=axis, start=size - 1, stop=-1, step=-1)
     return x

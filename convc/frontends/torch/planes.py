@@ -33,9 +33,15 @@ def on_planes(spatial: int, convert: Callable[[Call, Node], Node]) -> Callable[[
     """An importer whose first argument has `spatial` spatial axes behind batch and channels."""
 
     def importer(call: Call) -> Node:
-        x = call.x
-        if x.type.rank != spatial + 2:
-            raise ModelError(f"%{x.name} is {x.type}, expected rank {spatial + 2}", hint="give inputs a batch axis")
+        x = batched(call, spatial)
         return lowered(call, convert(call, lifted(call, x)), x.type.rank)
 
     return importer
+
+
+def batched(call: Call, spatial: int) -> Node:
+    """The first argument, which has `spatial` axes behind batch and channels. Raises ModelError."""
+    x = call.x
+    if x.type.rank != spatial + 2:
+        raise ModelError(f"%{x.name} is {x.type}, expected rank {spatial + 2}", hint="give inputs a batch axis")
+    return x

@@ -98,10 +98,13 @@ def append(
     else:
         unroll = conv.unroll_of(isa, "dense", len(inputs))
         images, height, width = (concrete(size, asm.graph.nominal) for size in (y.batch, place.height, place.width))
-        strips = ceil_div(tiles_in(form, images, height, width, place.apart), choice.rows)
-        streams = streams_of(isa, len(inputs), choice.cols, strips)
+        total = max(tiles_in(form, images, height, width, place.apart), 1)
+        streams = streams_of(isa, len(inputs), choice.cols, ceil_div(total, choice.rows))
         tile = choice.rows, choice.cols, blocks % choice.cols
-        lines = lines_of(isa, choice.cols, unroll, strips)
+        plan = plan_blocks(
+            isa, form, tile[:2], len(x.planes), len(inputs), blocks, total, 1, speed=speed_of(isa, asm.processor)
+        )
+        lines = lines_of(isa, choice.cols, unroll, ceil_div(min(plan.tiles, total), choice.rows))
         spec = WinogradSpec(form, place.apart, *tile, unroll, streams, lines, *epilogue, every=place.every[1])
 
     def pack() -> Array:

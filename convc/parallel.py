@@ -31,21 +31,27 @@ def each(work: Callable[[T], R], items: Iterable[T]) -> list[R]:
 
     def share() -> None:
         _here.inside = True
-        for turn in turns:
-            if any(earlier < turn for earlier in raised):
-                break
-            try:
-                results[turn] = work(tasks[turn])
-            except BaseException as error:  # raised again below
-                raised[turn] = error
-        _here.inside = False
+        try:
+            for turn in turns:
+                if any(earlier < turn for earlier in raised):
+                    break
+                try:
+                    results[turn] = work(tasks[turn])
+                except BaseException as error:  # raised again below
+                    raised[turn] = error
+        finally:
+            _here.inside = False
 
     helpers = [threading.Thread(target=share, daemon=True) for _ in range(count - 1)]
     for helper in helpers:
         helper.start()
-    share()
-    for helper in helpers:
-        helper.join()
+    try:
+        share()
+    finally:
+        for _ in turns:  # where this thread was interrupted, what has not begun is left
+            pass
+        for helper in helpers:
+            helper.join()
     if raised:
         raise raised[min(raised)]
     return results

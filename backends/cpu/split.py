@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from convc.backends.cpu.isa import TYPICAL
+
 APART_BYTES_A_CYCLE = 1.2
 """What crosses between two cores."""
-WEIGHT_BYTES_A_CYCLE = 4.0
-"""What a stream of weights from memory reaches: 13 GB/s a core measured on one machine, 28 on another. Hardly any of it
-passes while the tiles multiply.
+WEIGHT_BYTES_A_CYCLE = TYPICAL.weights
+"""What a stream of weights from memory reaches on a typical processor: 13 GB/s a core, of which hardly any passes while
+the tiles multiply.
 """
 
 

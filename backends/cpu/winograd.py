@@ -123,9 +123,11 @@ def emit(spec: WinogradSpec, isa: Isa) -> tuple[str, str]:
         with out.block("for t in range(count)"):
             add_facts(out, spec, vector)
         with out.block("for plane in range(planes)"):
-            out("source = x + load_i64(x_planes, plane)", f"to = v + plane * T * {vector}")
+            out("source = x + load_i64(x_planes, plane)", f"to = v + plane * T * {vector}", "follows = source")
+            out("if plane + 1 < planes: follows = x + load_i64(x_planes, plane + 1)")
             with out.block("for t in range(count)"):
-                out(f"xp = source + load_i64(facts, t * {WORDS})")
+                out(f"xp = source + load_i64(facts, t * {WORDS})", f"later = follows + load_i64(facts, t * {WORDS})")
+                _ask_inputs(out, spec, vector)
                 sizes = f"{form.rows}, {form.columns}, {d}, {isa.lanes}"
                 out(f"winograd_input(xp, x_row * {d}, to + t * {vector}, {form.columns} * v_point, v_point, {sizes})")
         out("begin = tiles * part // parts", "end = tiles * (part + 1) // parts", f"base = begin * {spec.cols}")
@@ -167,6 +169,31 @@ def add_facts(out: Writer, spec: Epilogue, vector: int) -> None:
     out(f"store_i64(facts, at + 3, {left[0]})", f"store_i64(facts, at + 4, {left[1]})")
 
 
+def _ask_inputs(out: Writer, spec: WinogradSpec, vector: int) -> None:
+    """Ask for a tile's inputs in the next plane, those that the tiles before have not asked for: processors do not
+    follow so many short rows by themselves.
+    """
+    form, d = spec.form, spec.apart
+    for i in range(form.rows - form.down, form.rows):
+        out(f"line = later + x_row * {i * d}")
+        columns = range(form.columns - form.across, form.columns, max(64 // (d * vector), 1))
+        out(*(f"fetch(line + {j * d * vector})" for j in columns))
+
+
+def _ask_outputs(out: Writer, spec: WinogradSpec, vector: int, cols: int) -> None:
+    """Ask for where a strip of tiles will be stored, at each point for one line of each tile: memory rests meanwhile."""
+    form, pixel = spec.form, spec.apart * spec.every * vector
+    step = max(64 // pixel, 1)
+    lines = -(-form.across // step)
+    with out.block(f"if point < y_side * {lines}"):
+        out(f"i = point // {lines}", f"line = y + i * y_row * {spec.apart} + (point - i * {lines}) * {step * pixel}")
+        out(*(f"at{q} = line + load_i64(y_planes, block0 + {q})" for q in range(cols)))
+        out(f"stop = (strip + 1) * {spec.rows}", "if stop > count: stop = count")
+        with out.block(f"for t in range(strip * {spec.rows}, stop)"):
+            out(f"later = load_i64(facts, t * {WORDS} + 1)")
+            out(*(f"fetch(at{q} + later)" for q in range(cols)))
+
+
 def _multiply(out: Writer, spec: WinogradSpec, isa: Isa, cols: int) -> None:
     """Products of one point: all tiles of the block by `cols` blocks of output channels."""
     vector = isa.lanes * 4
@@ -179,6 +206,7 @@ def _multiply(out: Writer, spec: WinogradSpec, isa: Isa, cols: int) -> None:
         out(f"later0 = end_w + strip * (K // {spec.unroll * spec.streams}) * rate")
         out(*(f"later{i + 1} = later{i} + stream" for i in range(spec.streams - 1)))
         out(f"xp = v + point * v_point + strip * {spec.rows * vector}")
+        _ask_outputs(out, spec, vector, cols)
         for rows in conv.tile_rows(out, f"count - strip * {spec.rows}", spec.rows, cols == spec.cols):
             _strip(out, spec, isa, rows, cols)
 

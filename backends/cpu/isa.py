@@ -36,6 +36,9 @@ class Speed:
     bytes of weights that arrive from memory, from the third-level cache where they were read before, and from `near`,
     the second-level cache; and the share of the time which memory takes that is waited for, although weights were asked
     for while others were multiplied.
+
+    Of the kernel for few tiles: `few_row`, cycles of a row of points of a 3 x 3 kernel (less where additions are made
+    beside multiply-adds), and `few_waited`, as `waited`.
     """
 
     multiply_adds: float = 2.0
@@ -43,6 +46,8 @@ class Speed:
     again: float = 4.0
     near: float = 14.0
     waited: float = 1.0
+    few_row: float = 10.0
+    few_waited: float = 0.0
 
 
 TYPICAL = Speed()
@@ -93,7 +98,7 @@ def speed_of(isa: Isa, processor: str) -> Speed:
     if not processor.startswith("znver"):
         return TYPICAL
     if (isa.lanes, processor) == (16, "znver4"):
-        return Speed(multiply_adds=1.0, weights=7.0, again=20.0, waited=0.5)
+        return Speed(multiply_adds=1.0, weights=7.0, again=20.0, waited=0.5, few_row=6.0, few_waited=0.7)
     return Speed(weights=7.0, again=20.0, near=28.0, waited=0.5)
 
 

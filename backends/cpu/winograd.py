@@ -181,7 +181,7 @@ def _ask_inputs(out: Writer, spec: WinogradSpec, vector: int) -> None:
 
 
 def _ask_outputs(out: Writer, spec: WinogradSpec, vector: int, cols: int) -> None:
-    """Ask for where a strip of tiles will be stored, at each point for one line of each tile: memory rests meanwhile."""
+    """Ask for where a strip of tiles will be stored, at each point for a line of each tile: memory rests meanwhile."""
     form, pixel = spec.form, spec.apart * spec.every * vector
     step = max(64 // pixel, 1)
     lines = -(-form.across // step)

@@ -103,21 +103,17 @@ def _multiply(out: Writer, spec: FewSpec, isa: Isa) -> None:
                 out(f"acc = tile_zero({n}, {g}, {isa.lanes})")
             with out.block("else"):
                 out(f"acc = tile_load(sum, {n}, {g}, {isa.lanes})")
-            with out.block(f"if row == 0 or row == {n - 1}"):
-                with out.block("if row > 0"):
-                    out(f"wp += {6 * vector}", f"end_w += {6 * vector}")
-                _steps(out, spec, isa, "0")
-            with out.block("else"):
-                out("point = (row + 1) // 2", "if row - row // 2 * 2 == 0: point = -point")
-                _steps(out, spec, isa, "point")
+            for row in range(n):  # a loop each, whose factors are known: most are additions
+                with out.block(f"if row == {row}"):
+                    _steps(out, spec, isa, row)
             out(f"points_store(acc, sum, {n * vector})", f"if row == {n - 1}: rate = 0")
         out("start = stop")
 
 
-def _steps(out: Writer, spec: FewSpec, isa: Isa, point: str) -> None:
+def _steps(out: Writer, spec: FewSpec, isa: Isa, row: int) -> None:
     vector = isa.lanes * 4
     with out.block("while wp < end_w"):  # one step a turn: with two, LLVM spills accumulators
         for stream in range(STREAMS):
             out(f"fetch(later + {stream * CHUNK * 9 * vector // STREAMS})")
-        out(f"acc = points_fma(acc, xp + load_i32(entry, 0) * 4, wp, {point})")
+        out(f"acc = points_fma(acc, xp + load_i32(entry, 0) * 4, wp, {row})")
         out(f"wp += {9 * vector}", "entry += 4", "later += rate")

@@ -35,9 +35,6 @@ STRIP_CYCLES = 12.0
 FEW_REGISTERS = 1.5
 """Times as long with 16, where the transforms spill."""
 
-FEW_CYCLES = 1.0
-"""Of a multiply-add of the kernel for few tiles: every one loads its own factor."""
-
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -144,14 +141,13 @@ def _item_few(
     isa: Isa, speed: Speed, form: Form, tile: tuple[int, int], planes: int, channels: int, blocks_out: int, size: int
 ) -> float:
     rows = form.rows
-    combined = 2 * 3 * (rows - 2) + 6 * rows  # multiply-adds that transform a kernel, row by row
-    step = (rows * rows * tile[0] + combined) * FEW_CYCLES
+    step = rows * rows * tile[0] + speed.few_row * rows  # a cycle each: every multiply-add loads its own factor
     weights = 9 * channels * blocks_out * isa.lanes * 4 / speed.weights
     groups = ceil_div(size, tile[0])
     multiply = blocks_out * groups * (channels * step + rows * (STRIP_CYCLES + rows * tile[0]))
     held = form.points * size * (planes + 1) * isa.lanes * 4
     far = 2 * blocks_out * max(held - CACHE_BYTES, 0) / FAR_BYTES_A_CYCLE
-    return max(multiply, weights) + far + _transforms(isa, form, planes, blocks_out, size)
+    return max(multiply + weights * speed.few_waited, weights) + far + _transforms(isa, form, planes, blocks_out, size)
 
 
 def _transforms(isa: Isa, form: Form, planes: int, blocks_out: int, size: int) -> float:

@@ -104,11 +104,11 @@ def candidates(isa: Isa, facts: Facts, speed: Speed = TYPICAL) -> Sequence[tuple
         steps = conv.tile_cycles(isa, tile, facts.blocks, max(facts.count, 1), pixels, lines, speed)
         found.append((Choice(None, *tile), facts.count * steps + weights))
     for form in forms_of(facts.kernel) if facts.apart and facts.count else ():
-        total = max(winograd_plan.tiles_in(form, facts.images, facts.height, facts.width, facts.apart), 1)
+        grid = winograd_plan.Grid.of(form, facts.images, facts.height, facts.width, facts.apart)
         few = [few_tiles(isa, form)] if facts.kernel == winograd_few.KERNEL else []
         for choice in (*(Choice(form, *tile) for tile in tiles), *few):
-            plan = winograd_plan.plan_blocks(
-                isa, form, (choice.rows, choice.cols), facts.planes, facts.channels, facts.blocks, total, 1,
+            plan = winograd_plan.plan_best(
+                isa, form, (choice.rows, choice.cols), facts.planes, facts.channels, facts.blocks, grid,
                 few=choice.few, speed=speed,
             )  # fmt: skip
             found.append((choice, plan.cycles))

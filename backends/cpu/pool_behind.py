@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from convc.backends.assemble import Assembler
 from convc.backends.cpu.isa import Isa
+from convc.backends.cpu.winograd import WinogradSpec
 from convc.backends.flows import delivered, touching
 from convc.backends.program import Planes, Step, buffers_of
 
@@ -36,6 +37,8 @@ def pool_behind(asm: Assembler, isa: Isa) -> None:
             continue
         kind = "max" if asm.graph[pool.node].op == "max_pool2d" else "average"
         spec = replace(call.spec, pool=kind)
+        if isinstance(spec, WinogradSpec):
+            spec = replace(spec, mixed=False)  # windows would lie in two tiles
         params = {"call": replace(call, spec=spec, shrink=2)}
         asm.steps[before] = replace(conv, kernel=spec.name(isa), writes=pool.writes, params=params)
         gone.add(index)

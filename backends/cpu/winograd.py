@@ -10,55 +10,62 @@ dilation interleaved maps.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from convc.backends.cpu import conv
 from convc.backends.cpu.activations import name_end, write_parameters
-from convc.backends.cpu.isa import Isa
+from convc.backends.cpu.isa import Isa, one_stream
 from convc.backends.cpu.winograd_points import Form
+from convc.backends.cpu.winograd_tiles import (
+    WORDS,
+    Kind,
+    Placed,
+    add_facts,
+    add_mixed_facts,
+    begin_mixed,
+    choose_tiles,
+    kinds_of,
+    whole,
+)
 from convc.backends.cpu.writer import Writer
 
 L1_BYTES = 20 << 10
 """Weights of a tile at one point that stay in the first-level cache beside the inputs."""
 FEW_STRIPS = 4
 """Of tiles, up to which reading the weights takes longer than multiplying by them."""
-WORDS = 5
-"""Facts about a tile in the scratch memory: offsets in x, y and the residual, rows and columns to store."""
-
 SIZES = [
     "x", "u", "bias", "y", "r", "x_planes", "y_planes", "r_planes", "offsets", "planes", "K", "images", "tile_rows",
     "tile_cols", "height", "width", "x_image", "x_row", "y_image", "y_row", "y_side", "r_image", "r_row", "blocks_out",
     "T", "parts",
 ]  # fmt: skip
 ARGUMENTS = [*SIZES, "v_point", "p_point", "scratch", "scratch_step"]
+MIXED = ["maps", "bands", "full_rows", "full_cols"]
+"""More arguments, where tiles are mixed."""
 
 
-def streams_of(isa: Isa, channels: int, cols: int, strips: int) -> int:
-    """Processors follow each stream of weights by itself: with 4, 10 % over one where weights are many and strips of
-    tiles to multiply them by are few. Elsewhere one is 1 to 3 % over 4, measured: its next line takes one addition.
+def streams_of(isa: Isa, processor: str, channels: int, cols: int, strips: int) -> int:
+    """Xeons follow each stream of weights by itself: with 4, 10 % over one where weights are many and strips of tiles
+    to multiply them by are few. Elsewhere one is 1 to 3 % over 4, measured: its next line takes one addition.
     """
-    return 4 if strips <= FEW_STRIPS and channels * cols * isa.lanes * 4 > L1_BYTES else 1
+    many = channels * cols * isa.lanes * 4 > L1_BYTES
+    return 4 if strips <= FEW_STRIPS and many and not one_stream(processor) else 1
 
 
-def lines_of(isa: Isa, cols: int, unroll: int, strips: int) -> int:
+def lines_of(isa: Isa, cols: int, unroll: int, strips: int, mixed: bool) -> int:
     """Lines of the next weights that a turn asks for: so many that all of them have been when each strip of tiles has
-    been multiplied by these. A single strip takes one line, for it gets its own no sooner.
+    been multiplied by these; of `mixed` tiles about half the strips have some points. A single strip takes one line,
+    for it gets its own no sooner.
     """
-    return -(-cols * unroll * isa.lanes * 4 // (64 * strips)) if strips > 1 else 1
+    if strips <= 1:
+        return 1
+    return -(-cols * unroll * isa.lanes * 4 // (64 * (strips // 2 if mixed else strips)))
 
 
-class Epilogue(Protocol):
+class Epilogue(Placed, Protocol):
     """What the end of a kernel depends on."""
 
-    @property
-    def form(self) -> Form: ...
-    @property
-    def apart(self) -> int: ...
-    @property
-    def every(self) -> int: ...
-    @property
-    def pool(self) -> str: ...
     @property
     def residual(self) -> bool: ...
     @property
@@ -70,7 +77,7 @@ class WinogradSpec:
     """What changes the instructions: the form, `apart` pixels between taps, the register tile, the epilogue. `unroll`:
     as in ConvSpec; `streams`, `lines`: in how many the next weights are fetched, and how many lines a turn; `pool`:
     "max" or "average" of 2 x 2 outputs, where a call asks for it; `every`: pixels from one output to the next of its
-    row, as of a transposed convolution's phase.
+    row, as of a transposed convolution's phase; `mixed`: whether there are smaller tiles among the whole ones.
     """
 
     form: Form
@@ -86,13 +93,14 @@ class WinogradSpec:
     params: int
     pool: str = ""
     every: int = 1
+    mixed: bool = False
 
     def name(self, isa: Isa) -> str:
         """The kernel's name: its facts in order."""
         facts = ["f32", "winograd", str(self.form), *placed(self.apart, self.every)]
         facts.append(f"{self.rows}x{self.cols}" + (f"r{self.rest}" if self.rest else "") + f"k{self.unroll}")
         facts += [f"s{self.streams}"] * (self.streams > 1) + [f"l{self.lines}"] * (self.lines > 1)
-        facts += [f"pool_{self.pool}"] * bool(self.pool)
+        facts += [f"pool_{self.pool}"] * bool(self.pool) + ["mixed"] * self.mixed
         return "_".join(facts + name_end(self.residual, self.activation)) + f"__{isa.name}"
 
 
@@ -106,74 +114,71 @@ def emit(spec: WinogradSpec, isa: Isa) -> tuple[str, str]:
     about = (
         "*_planes, offsets: tables; T: tiles in a block; *_point: bytes from point to point; the rest: sizes, strides"
     )
-    out = Writer(spec.name(isa), ARGUMENTS, about)
-    parameters = write_parameters(out, spec.params, len(ARGUMENTS), isa.lanes)
+    arguments = [*ARGUMENTS, *(MIXED if spec.mixed else ())]
+    out = Writer(spec.name(isa), arguments, about)
+    parameters = write_parameters(out, spec.params, len(arguments), isa.lanes)
     vector, d, form = isa.lanes * 4, spec.apart, spec.form
-    out("per_map = tile_rows * tile_cols", f"per_image = per_map * {d * d}")
-    out(
-        "total = images * per_image",
-        "blocks = (total + T - 1) // T",
-        f"tiles = (blocks_out + {spec.cols - 1}) // {spec.cols}",
-    )
-    out("facts = scratch + thread * scratch_step", f"v = facts + (T * {WORDS * 8} + 63) // 64 * 64")
-    out(f"products = v + {form.points} * v_point")
+    if spec.mixed:
+        out(f"blocks = (images * {d * d} + maps - 1) // maps * bands")
+    else:
+        out("per_map = tile_rows * tile_cols", f"per_image = per_map * {d * d}", "total = images * per_image")
+        out("blocks = (total + T - 1) // T")
+    kinds = kinds_of(form) if spec.mixed else whole(form)
+    out(f"tiles = (blocks_out + {spec.cols - 1}) // {spec.cols}", "facts = scratch + thread * scratch_step")
+    out(f"v = facts + (T * {WORDS * 8} + 63) // 64 * 64", f"products = v + {form.points} * v_point")
     with out.share("blocks * parts", "item"):
-        out("block = item // parts", "part = item - block * parts", "first = block * T", "count = total - first")
-        out("if count > T: count = T", f"strips = (count + {spec.rows - 1}) // {spec.rows}")
-        with out.block("for t in range(count)"):
-            add_facts(out, spec, vector)
+        out("block = item // parts", "part = item - block * parts")
+        if spec.mixed:
+            begin_mixed(out, spec)
+            add_mixed_facts(out, spec, vector)
+        else:
+            out("first = block * T", "count = total - first", "if count > T: count = T")
+            out(f"strips = (count + {spec.rows - 1}) // {spec.rows}")
+            with out.block("for t in range(count)"):
+                add_facts(out, spec, vector)
         with out.block("for plane in range(planes)"):
             out("source = x + load_i64(x_planes, plane)", f"to = v + plane * T * {vector}", "follows = source")
             out("if plane + 1 < planes: follows = x + load_i64(x_planes, plane + 1)")
-            with out.block("for t in range(count)"):
-                out(f"xp = source + load_i64(facts, t * {WORDS})", f"later = follows + load_i64(facts, t * {WORDS})")
-                _ask_inputs(out, spec, vector)
-                sizes = f"{form.rows}, {form.columns}, {d}, {isa.lanes}"
-                out(f"winograd_input(xp, x_row * {d}, to + t * {vector}, {form.columns} * v_point, v_point, {sizes})")
+            for kind in kinds:
+                with out.block(f"for t in range({kind.first}, {kind.last})"):
+                    out(f"place = load_i64(facts, t * {WORDS})", "xp = source + place", "later = follows + place")
+                    _ask_inputs(out, kind.form, d, vector)
+                    sizes = f"{kind.form.rows}, {kind.form.columns}, {d}, {isa.lanes}"
+                    point = f"{form.columns} * v_point, v_point"
+                    out(f"winograd_input(xp, x_row * {d}, to + t * {vector}, {point}, {sizes})")
         out("begin = tiles * part // parts", "end = tiles * (part + 1) // parts", f"base = begin * {spec.cols}")
-        with out.block(f"for point in range({form.points})"), out.block("for tile in range(begin, end)"):
-            out(f"block0 = tile * {spec.cols}", f"weights = u + (point * blocks_out + block0) * K * {vector}")
-            out(f"to = products + point * p_point + (block0 - base) * T * {vector}")
-            if spec.rest:
-                with out.block(f"if block0 + {spec.cols} <= blocks_out"):
-                    _multiply(out, spec, isa, spec.cols)
-                with out.block("else"):
-                    _multiply(out, spec, isa, spec.rest)
-            else:
-                _multiply(out, spec, isa, spec.cols)
+        with out.block(f"for point in range({form.points})"):
+            if spec.mixed:
+                choose_tiles(out, form)
+                out(f"strips = (high - low + {spec.rows - 1}) // {spec.rows}")
+            with out.block("for tile in range(begin, end)"):
+                _multiply_tile(out, spec, isa)
         out(f"stop = end * {spec.cols}", "if stop > blocks_out: stop = blocks_out")
         with out.block("for q in range(base, stop)"):
             at = f"products + ((q - base) * T + t) * {vector}"
-            finish(out, spec, isa, parameters, f"{at}, {form.columns} * p_point, p_point")
+            finish(out, spec, isa, parameters, f"{at}, {form.columns} * p_point, p_point", kinds)
     return out.finish()
 
 
-def add_facts(out: Writer, spec: Epilogue, vector: int) -> None:
-    """Where tile t lies, and how much of it there is."""
-    form, d = spec.form, spec.apart
-    out("image = (first + t) // per_image", "j = first + t - image * per_image")
-    if d > 1:
-        out("phase = j // per_map", "j -= phase * per_map", f"py = phase // {d}", f"px = phase - py * {d}")
-    out("ty = j // tile_cols", "tx = j - ty * tile_cols", f"at = t * {WORDS}")
-    corner = ("(ty * {} + py)", "(tx * {} + px)") if d > 1 else ("ty * {}", "tx * {}")
-    row, col = (place.format(size * d) for place, size in zip(corner, (form.down, form.across), strict=True))
-    for index, letter in enumerate("xyr"):
-        # a pooling halves the side of a tile of outputs
-        halved = letter == "y" and spec.pool
-        down, along = (place.format(f"y_side * {d}") for place in corner) if halved else (row, col)
-        pixel = vector if letter == "x" else vector * spec.every
-        at_letter = f"image * {letter}_image + {down} * {letter}_row + {along} * {pixel}"
-        out(f"store_i64(facts, at + {index}, {at_letter})")
-    left = f"(height - {row} + {d - 1}) // {d}", f"(width - {col} + {d - 1}) // {d}"
-    left = left if d > 1 else (f"height - {row}", f"width - {col}")
-    out(f"store_i64(facts, at + 3, {left[0]})", f"store_i64(facts, at + 4, {left[1]})")
+def _multiply_tile(out: Writer, spec: WinogradSpec, isa: Isa) -> None:
+    vector = isa.lanes * 4
+    out(f"block0 = tile * {spec.cols}", f"weights = u + (point * blocks_out + block0) * K * {vector}")
+    out(f"to = products + point * p_point + (block0 - base) * T * {vector}")
+    if spec.mixed:
+        out(f"to += low * {vector}")
+    if spec.rest:
+        with out.block(f"if block0 + {spec.cols} <= blocks_out"):
+            _multiply(out, spec, isa, spec.cols)
+        with out.block("else"):
+            _multiply(out, spec, isa, spec.rest)
+    else:
+        _multiply(out, spec, isa, spec.cols)
 
 
-def _ask_inputs(out: Writer, spec: WinogradSpec, vector: int) -> None:
+def _ask_inputs(out: Writer, form: Form, d: int, vector: int) -> None:
     """Ask for a tile's inputs in the next plane, those that the tiles before have not asked for: processors do not
     follow so many short rows by themselves.
     """
-    form, d = spec.form, spec.apart
     for i in range(form.rows - form.down, form.rows):
         out(f"line = later + x_row * {i * d}")
         columns = range(form.columns - form.across, form.columns, max(64 // (d * vector), 1))
@@ -188,8 +193,9 @@ def _ask_outputs(out: Writer, spec: WinogradSpec, vector: int, cols: int) -> Non
     with out.block(f"if point < y_side * {lines}"):
         out(f"i = point // {lines}", f"line = y + i * y_row * {spec.apart} + (point - i * {lines}) * {step * pixel}")
         out(*(f"at{q} = line + load_i64(y_planes, block0 + {q})" for q in range(cols)))
-        out(f"stop = (strip + 1) * {spec.rows}", "if stop > count: stop = count")
-        with out.block(f"for t in range(strip * {spec.rows}, stop)"):
+        first, last = ("low + ", "high") if spec.mixed else ("", "count")
+        out(f"stop = {first}(strip + 1) * {spec.rows}", f"if stop > {last}: stop = {last}")
+        with out.block(f"for t in range({first}strip * {spec.rows}, stop)"):
             out(f"later = load_i64(facts, t * {WORDS} + 1)")
             out(*(f"fetch(at{q} + later)" for q in range(cols)))
 
@@ -205,9 +211,10 @@ def _multiply(out: Writer, spec: WinogradSpec, isa: Isa, cols: int) -> None:
         out(f"end_w = weights + K * {cols * vector}", f"stream = K * {cols * vector // spec.streams}")
         out(f"later0 = end_w + strip * (K // {spec.unroll * spec.streams}) * rate")
         out(*(f"later{i + 1} = later{i} + stream" for i in range(spec.streams - 1)))
-        out(f"xp = v + point * v_point + strip * {spec.rows * vector}")
+        out(f"xp = v + point * v_point + strip * {spec.rows * vector}" + (f" + low * {vector}" if spec.mixed else ""))
         _ask_outputs(out, spec, vector, cols)
-        for rows in conv.tile_rows(out, f"count - strip * {spec.rows}", spec.rows, cols == spec.cols):
+        count = "high - low" if spec.mixed else "count"
+        for rows in conv.tile_rows(out, f"{count} - strip * {spec.rows}", spec.rows, cols == spec.cols):
             _strip(out, spec, isa, rows, cols)
 
 
@@ -225,32 +232,36 @@ def _strip(out: Writer, spec: WinogradSpec, isa: Isa, rows: int, cols: int) -> N
     out(f"points_store({acc}, to + strip * {spec.rows * vector}, T * {vector})")
 
 
-def finish(out: Writer, spec: Epilogue, isa: Isa, parameters: str, source: str) -> None:
+def finish(out: Writer, spec: Epilogue, isa: Isa, parameters: str, source: str, kinds: Sequence[Kind]) -> None:
     """Outputs of one block of channels q. `source`: where the products of tile t are, the bytes from one row of points
     to the next, and from one point to the next.
     """
-    vector, d, form, gap = isa.lanes * 4, spec.apart, spec.form, spec.apart * spec.every
+    vector, d, gap = isa.lanes * 4, spec.apart, spec.apart * spec.every
     out(f"b = bias + q * {vector}", "yp = y + load_i64(y_planes, q)")
     if spec.residual:
         out("rp = r")
         with out.block("if r_planes != 0"):
             out("rp += load_i64(r_planes, q)")
-    with out.block("for t in range(count)"):
-        sizes = f"{form.down}, {form.across}, {form.rows}, {form.columns}, {isa.lanes}"
-        out(f"at = t * {WORDS}", f"o = winograd_output({source}, b, {sizes})")
-        if spec.residual:
-            with out.block("if r_planes != 0"):
-                out(f"o = grid_add(o, rp + load_i64(facts, at + 2), r_row * {d}, {form.across}, {gap})")
-        if spec.activation:
-            out(f"o = v_{spec.activation}(o{parameters})")
-        out("rows = load_i64(facts, at + 3)", "columns = load_i64(facts, at + 4)")
-        whole = f"grid_store(o, yp + load_i64(facts, at + 1), y_row * {d}, {form.across}, {gap}, rows, columns)"
-        if not spec.pool:
-            out(whole)
-            return
-        with out.block(f"if y_side < {form.down}"):
-            out(f"q2 = grid_pool(o, {spec.pool == 'max'})")
-            place = f"yp + load_i64(facts, at + 1), y_row, {form.across // 2}, 1"
-            out(f"grid_store(q2, {place}, rows // 2, columns // 2)")
-        with out.block("else"):
-            out(whole)
+    for kind in kinds:
+        form = kind.form
+        o = f"o{form.down}x{form.across}"  # one variable per shape: Numba gives a variable one type
+        with out.block(f"for t in range({kind.first}, {kind.last})"):
+            sizes = f"{form.down}, {form.across}, {form.rows}, {form.columns}, {isa.lanes}"
+            out(f"at = t * {WORDS}", f"{o} = winograd_output({source}, b, {sizes})")
+            if spec.residual:
+                with out.block("if r_planes != 0"):
+                    out(f"{o} = grid_add({o}, rp + load_i64(facts, at + 2), r_row * {d}, {form.across}, {gap})")
+            if spec.activation:
+                out(f"{o} = v_{spec.activation}({o}{parameters})")
+            out("rows = load_i64(facts, at + 3)", "columns = load_i64(facts, at + 4)")
+            place = f"yp + load_i64(facts, at + 1), y_row * {d}, {form.across}, {gap}"
+            all_of_it = f"grid_store({o}, {place}, rows, columns)"
+            if spec.pool:
+                with out.block(f"if y_side < {form.down}"):
+                    out(f"pooled = grid_pool({o}, {spec.pool == 'max'})")
+                    place = f"yp + load_i64(facts, at + 1), y_row, {form.across // 2}, 1"
+                    out(f"grid_store(pooled, {place}, rows // 2, columns // 2)")
+                with out.block("else"):
+                    out(all_of_it)
+            else:
+                out(all_of_it)

@@ -16,10 +16,11 @@ from convc.backends.cpu.activations import float_word, function_of
 from convc.backends.cpu.channels import Channels, bias_of, make_taps, pack_weights, rows_of
 from convc.backends.cpu.choice import Choice
 from convc.backends.cpu.isa import Isa, host_processor, speed_of
-from convc.backends.cpu.winograd import WORDS, WinogradSpec, lines_of, streams_of
+from convc.backends.cpu.winograd import WinogradSpec, lines_of, streams_of
 from convc.backends.cpu.winograd_few import FewSpec
-from convc.backends.cpu.winograd_plan import ceil_div, part_blocks, plan_blocks, tile_grid, tiles_in
+from convc.backends.cpu.winograd_plan import Grid, ceil_div, part_blocks, plan_best, plan_blocks
 from convc.backends.cpu.winograd_points import Form, forms_of, transform_kernels, weigh_kernels
+from convc.backends.cpu.winograd_tiles import WORDS
 from convc.backends.halo import Halo, reach
 from convc.backends.program import Ints, Planes, Step
 from convc.dims import Size, concrete
@@ -98,14 +99,17 @@ def append(
     else:
         unroll = conv.unroll_of(isa, "dense", len(inputs))
         images, height, width = (concrete(size, asm.graph.nominal) for size in (y.batch, place.height, place.width))
-        total = max(tiles_in(form, images, height, width, place.apart), 1)
-        streams = streams_of(isa, len(inputs), choice.cols, ceil_div(total, choice.rows))
+        grid = Grid.of(form, images, height, width, place.apart)
+        streams = streams_of(isa, asm.processor, len(inputs), choice.cols, ceil_div(grid.total, choice.rows))
         tile = choice.rows, choice.cols, blocks % choice.cols
-        plan = plan_blocks(
-            isa, form, tile[:2], len(x.planes), len(inputs), blocks, total, 1, speed=speed_of(isa, asm.processor)
+        plan = plan_best(
+            isa, form, tile[:2], len(x.planes), len(inputs), blocks, grid, speed=speed_of(isa, asm.processor)
         )
-        lines = lines_of(isa, choice.cols, unroll, ceil_div(min(plan.tiles, total), choice.rows))
-        spec = WinogradSpec(form, place.apart, *tile, unroll, streams, lines, *epilogue, every=place.every[1])
+        strips = ceil_div(min(plan.tiles, grid.total), choice.rows)
+        lines = lines_of(isa, choice.cols, unroll, strips, plan.mixed)
+        spec = WinogradSpec(
+            form, place.apart, *tile, unroll, streams, lines, *epilogue, every=place.every[1], mixed=plan.mixed
+        )
 
     def pack() -> Array:
         kernels = weights()
@@ -163,15 +167,16 @@ def arguments(step: Step, bound: Binding) -> Sequence[Word]:
     spec, vector, blocks = call.spec, source.lanes * 4, call.blocks_out
     place, form = call.place, spec.form
     height, width = bound.size(place.height), bound.size(place.width)
-    down, across = tile_grid(form, height, width, spec.apart)
-    total = max(x.images * spec.apart**2 * down * across, 1)
-    few = isinstance(spec, FewSpec)
+    grid = Grid.of(form, x.images, height, width, spec.apart)
+    few, mixed = isinstance(spec, FewSpec), isinstance(spec, WinogradSpec) and spec.mixed
     tile = (spec.together, 1) if isinstance(spec, FewSpec) else (spec.rows, spec.cols)
     plan = plan_blocks(
-        call.isa, form, tile, len(x.planes), len(call.plane), blocks, total, bound.threads,
-        few=few, speed=speed_of(call.isa, host_processor()),
+        call.isa, form, tile, len(x.planes), len(call.plane), blocks, grid, bound.threads,
+        few=few, mixed=mixed, speed=speed_of(call.isa, host_processor()),
     )  # fmt: skip
-    facts = -(-plan.tiles * WORDS * 8 // 64) * 64
+    # the last strip of a point may reach beyond the tiles of a mixed block, for it may begin anywhere
+    tiles = plan.tiles + tile[0] * mixed
+    facts = -(-tiles * WORDS * 8 // 64) * 64
     # a line more than needed, so that the points of a tile do not all fall on one set of a cache
     if few:
         plane = form.columns * tile[0] * vector
@@ -181,7 +186,7 @@ def arguments(step: Step, bound: Binding) -> Sequence[Word]:
         last: Sequence[int] = (v_row, v_group)
     else:
         part = part_blocks(blocks, tile[1], plan.parts)
-        plane = plan.tiles * vector
+        plane = tiles * vector
         v_point, p_point = len(x.planes) * plane + vector, part * plane + vector
         need = facts + form.points * (v_point + p_point)
         last = v_point, p_point
@@ -193,8 +198,9 @@ def arguments(step: Step, bound: Binding) -> Sequence[Word]:
     return [
         bound.arena + (-top * x.row - left * x.pixel), bound.constant(call.weights), bound.constant(call.bias),
         bound.arena + (a * y.row + b * y.pixel), residual[0], bound.table(x.planes), bound.table(y.planes), residual[1],
-        bound.table(offsets_table(offsets, step.node)), len(x.planes), len(offsets), x.images, down, across,
+        bound.table(offsets_table(offsets, step.node)), len(x.planes), len(offsets), x.images, grid.rows, grid.columns,
         height, width, x.image, x.row, y.image, y.row * down_every, form.down // call.shrink, r.image,
-        r.row * down_every, blocks, plan.tiles, plan.parts, *last, scratch, every,
+        r.row * down_every, blocks, tiles, plan.parts, *last, scratch, every,
+        *((plan.maps, plan.bands, grid.full_rows, grid.full_columns) if mixed else ()),
         *(float_word(p) for p in call.params),
     ]  # fmt: skip

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 from convc.backends.cpu.activations import name_end, write_parameters
 from convc.backends.cpu.isa import Isa
-from convc.backends.cpu.winograd import SIZES, WORDS, add_facts, finish, placed
+from convc.backends.cpu.winograd import SIZES, finish, placed
 from convc.backends.cpu.winograd_points import Form
+from convc.backends.cpu.winograd_tiles import WORDS, add_facts, whole
 from convc.backends.cpu.writer import Writer
 
 ARGUMENTS = [*SIZES, "v_row", "v_group", "scratch", "scratch_step"]
@@ -82,7 +83,7 @@ def emit(spec: FewSpec, isa: Isa) -> tuple[str, str]:
         with out.block("for q in range(begin, end)"):
             _multiply(out, spec, isa)
             at = f"products + (t // {g}) * {n * n * g * vector} + (t - t // {g} * {g}) * {n * vector}"
-            finish(out, spec, isa, parameters, f"{at}, {n * g * vector}, {vector}")
+            finish(out, spec, isa, parameters, f"{at}, {n * g * vector}, {vector}", whole(spec.form))
     return out.finish()
 
 

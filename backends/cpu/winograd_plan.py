@@ -6,13 +6,13 @@ from memory, the transforms, and what does not stay in the second-level cache.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from convc.backends.cpu import conv
 from convc.backends.cpu.isa import TYPICAL, Isa, Speed
 from convc.backends.cpu.split import APART_BYTES_A_CYCLE, crossing_cycles, misplaced
-from convc.backends.cpu.winograd_points import Form
+from convc.backends.cpu.winograd_points import Form, shrinks
 
 CACHE_BYTES = 1280 << 10
 """Of the second-level cache: what transformed inputs and products may take before they are read from farther away."""
@@ -36,24 +36,60 @@ FEW_REGISTERS = 1.5
 """Times as long with 16, where the transforms spill."""
 
 
+MIXED_GAIN = 1.03
+"""Times fewer cycles from which smaller tiles are mixed in: one kernel more to compile."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Tiles of a convolution: `rows` x `columns` on each of `maps` interleaved maps. Where tiles are mixed, only the
+    first `full_rows` and `full_columns` are whole; the others are one output smaller.
+    """
+
+    maps: int
+    rows: int
+    columns: int
+    full_rows: int
+    full_columns: int
+
+    @staticmethod
+    def of(form: Form, images: int, height: int, width: int, apart: int) -> Grid:
+        """For outputs of height x width, `apart` pixels between taps."""
+        (rows, full_rows), (columns, full_columns) = (
+            _tiles_along(ceil_div(size, apart), outputs, taps)
+            for size, outputs, taps in ((height, form.down, form.height), (width, form.across, form.breadth))
+        )
+        return Grid(images * apart * apart, rows, columns, full_rows, full_columns)
+
+    @property
+    def total(self) -> int:
+        """Tiles of all maps; 1 where there is none."""
+        return max(self.maps * self.rows * self.columns, 1)
+
+    @property
+    def uneven(self) -> bool:
+        """Whether smaller tiles cover the maps, too."""
+        return (self.full_rows, self.full_columns) != (self.rows, self.columns) and self.maps > 0
+
+
+def _tiles_along(size: int, outputs: int, taps: int) -> tuple[int, int]:
+    tiles = ceil_div(size, outputs)
+    spare = tiles * outputs - size if shrinks(outputs, taps) else 0
+    return tiles, max(tiles - spare, 0)
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How a convolution is cut: tiles in a block, parts of the channels; its cycles."""
+    """How a convolution is cut: tiles in a block, at most; parts of the channels; its cycles. Where tiles are mixed, a
+    block is `maps` whole maps, or one of `bands` of a map.
+    """
 
     tiles: int
     parts: int
     cycles: float
-
-
-def tiles_in(form: Form, images: int, height: int, width: int, apart: int) -> int:
-    """Tiles of all interleaved maps of all images."""
-    down, across = tile_grid(form, height, width, apart)
-    return images * apart * apart * down * across
-
-
-def tile_grid(form: Form, height: int, width: int, apart: int) -> tuple[int, int]:
-    """Rows and columns of tiles in one of the interleaved maps."""
-    return ceil_div(ceil_div(height, apart), form.down), ceil_div(ceil_div(width, apart), form.across)
+    mixed: bool = False
+    maps: int = 1
+    bands: int = 1
 
 
 def ceil_div(a: int, b: int) -> int:
@@ -66,36 +102,81 @@ def part_blocks(blocks_out: int, cols: int, parts: int) -> int:
     return min(ceil_div(ceil_div(blocks_out, cols), parts) * cols, blocks_out)
 
 
-def plan_blocks(
-    isa: Isa, form: Form, tile: tuple[int, int], planes: int, channels: int, blocks_out: int, total: int, threads: int,
-    *, few: bool = False, speed: Speed = TYPICAL,
+def plan_best(
+    isa: Isa, form: Form, tile: tuple[int, int], planes: int, channels: int, blocks_out: int, grid: Grid, *,
+    few: bool = False, speed: Speed = TYPICAL,
 ) -> Plan:  # fmt: skip
-    """How `total` tiles are cut for some threads. `few`: of the kernel for few tiles, whose tile is a group by 1."""
+    """How one thread computes the tiles soonest: as whole ones, or with smaller ones among them."""
+    ways = (False, True) if grid.uneven and not few else (False,)
+    plans = [
+        plan_blocks(isa, form, tile, planes, channels, blocks_out, grid, 1, few=few, mixed=mixed, speed=speed)
+        for mixed in ways
+    ]
+    return plans[-1] if plans[-1].cycles * MIXED_GAIN < plans[0].cycles else plans[0]
+
+
+def plan_blocks(
+    isa: Isa, form: Form, tile: tuple[int, int], planes: int, channels: int, blocks_out: int, grid: Grid, threads: int,
+    *, few: bool = False, mixed: bool = False, speed: Speed = TYPICAL,
+) -> Plan:  # fmt: skip
+    """How tiles are cut for some threads. `few`: of the kernel for few tiles, whose tile is a group by 1."""
     rows, cols = tile
-    groups = ceil_div(blocks_out, cols)
-    item = _item_few if few else _item
+    groups, total = ceil_div(blocks_out, cols), grid.total
     bytes_of_weights = (9 if few else form.points) * channels * blocks_out * isa.lanes * 4
     again = replace(speed, weights=speed.again) if bytes_of_weights <= THIRD_BYTES else speed
+    cuts = list(_mixed_cuts(form, grid) if mixed else _cuts(form, total, rows, few, blocks_out % cols == 0))
     best: Plan | None = None
     for parts in _parts(threads, groups):
         part = part_blocks(blocks_out, cols, parts)
         bytes_a_tile = form.points * (planes + (1 if few else part)) * isa.lanes * 4
-        for blocks in _counts(ceil_div(total, rows)):
-            size = ceil_div(total, blocks)
-            size = ceil_div(size, rows) * rows if few else _in_strips(size, rows, blocks_out % cols == 0)
-            if size * bytes_a_tile > MOST_BYTES and size > rows:
+        for cut in cuts:
+            if cut.tiles * bytes_a_tile > MOST_BYTES and cut is not cuts[-1]:
                 continue
-            pieces = ceil_div(total, size)
-            rounds = ceil_div(pieces * parts, threads)
             read, written = (total * form.down * form.across * count * isa.lanes * 4 for count in (planes, blocks_out))
-            crossing = crossing_cycles(read, written, parts, threads)
-            crossing += misplaced(pieces, threads) * (read + written) / APART_BYTES_A_CYCLE if parts == 1 else 0.0
-            cycles = item(isa, speed, form, tile, planes, channels, part, size) + crossing
-            cycles += (rounds - 1) * item(isa, again, form, tile, planes, channels, part, size) if rounds > 1 else 0.0
+            cycles = crossing_cycles(read, written, parts, threads)
+            if parts == 1:
+                cycles += misplaced(cut.pieces, threads) * (read + written) / APART_BYTES_A_CYCLE
+            for of_item, times in ((speed, 1), (again, ceil_div(cut.pieces * parts, threads) - 1)):
+                if times and few:
+                    cycles += times * _item_few(isa, of_item, form, tile, planes, channels, part, cut.tiles)
+                elif times:
+                    cycles += times * _item(isa, of_item, form, tile, planes, channels, part, cut.kinds)
             if best is None or cycles < best.cycles:
-                best = Plan(size, parts, cycles)
+                best = Plan(cut.tiles, parts, cycles, mixed, cut.maps, cut.bands)
     assert best is not None
     return best
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Blocks of at most so many tiles, and how many blocks; how many points of how many tiles a block computes."""
+
+    tiles: int
+    pieces: int
+    kinds: Sequence[tuple[int, int]]
+    maps: int = 1
+    bands: int = 1
+
+
+def _cuts(form: Form, total: int, rows: int, few: bool, whole: bool) -> Iterator[Cut]:
+    """The largest blocks first."""
+    for blocks in _counts(ceil_div(total, rows)):
+        size = ceil_div(total, blocks)
+        size = ceil_div(size, rows) * rows if few else _in_strips(size, rows, whole)
+        yield Cut(size, ceil_div(total, size), ((form.points, size),))
+
+
+def _mixed_cuts(form: Form, grid: Grid) -> Iterator[Cut]:
+    """Blocks of whole maps, the largest first, then bands of a map."""
+    cuts = [(ceil_div(grid.maps, pieces), 1) for pieces in _counts(grid.maps)]
+    cuts += [(1, bands) for bands in _counts(grid.rows) if bands > 1]
+    fewer = int(shrinks(form.down, form.height)), int(shrinks(form.across, form.breadth))
+    for maps, bands in cuts:
+        down, full = ceil_div(grid.rows, bands), ceil_div(grid.full_rows, bands)
+        rows = (form.rows - fewer[0], down), (fewer[0], full)
+        columns = (form.columns - fewer[1], grid.columns), (fewer[1], grid.full_columns)
+        kinds = tuple((p * q, maps * r * c) for p, r in rows for q, c in columns if p * q)
+        yield Cut(maps * down * grid.columns, ceil_div(grid.maps, maps) * bands, kinds, maps, bands)
 
 
 def _parts(threads: int, groups: int) -> Iterator[int]:
@@ -119,20 +200,24 @@ def _in_strips(size: int, rows: int, whole: bool) -> int:
 
 
 def _item(
-    isa: Isa, speed: Speed, form: Form, tile: tuple[int, int], planes: int, channels: int, blocks_out: int, size: int
-) -> float:
+    isa: Isa, speed: Speed, form: Form, tile: tuple[int, int], planes: int, channels: int, blocks_out: int,
+    kinds: Sequence[tuple[int, int]],
+) -> float:  # fmt: skip
     rows, cols = tile
-    points, vector = form.points, isa.lanes * 4
+    vector, size = isa.lanes * 4, kinds[0][1]
     full, rest = divmod(blocks_out, cols)
-    strips, left = divmod(size, rows)
-    step = full * strips * conv.step_cycles(rows, cols, channels, vector, speed)
-    step += full * conv.step_cycles(left, cols, channels, vector, speed) if left else 0.0
-    step += ceil_div(size, rows) * conv.step_cycles(rows, rest, channels, vector, speed) if rest else 0.0
-    tiles = ceil_div(size, rows) * ceil_div(blocks_out, cols)
-    multiply = points * (channels * step + tiles * STRIP_CYCLES + size * blocks_out)
-    weights = points * channels * blocks_out * vector / speed.weights
+    multiply = 0.0
+    for points, tiles in kinds:
+        strips, left = divmod(tiles, rows)
+        half = conv.half_rows(rows, True)
+        step = full * strips * conv.step_cycles(rows, cols, channels, vector, speed)
+        step += full * conv.step_cycles(rows if left > half else half, cols, channels, vector, speed) if left else 0.0
+        step += ceil_div(tiles, rows) * conv.step_cycles(rows, rest, channels, vector, speed) if rest else 0.0
+        begun = ceil_div(tiles, rows) * ceil_div(blocks_out, cols)
+        multiply += points * (channels * step + begun * STRIP_CYCLES + tiles * blocks_out)
+    weights = form.points * channels * blocks_out * vector / speed.weights
     weights *= speed.waited if size > rows else 1.0  # the next ones are asked for from the second strip on
-    held = points * size * (planes + blocks_out) * vector
+    held = form.points * size * (planes + blocks_out) * vector
     far = 2 * max(held - CACHE_BYTES, 0) / FAR_BYTES_A_CYCLE
     return multiply + weights + far + _transforms(isa, form, planes, blocks_out, size)
 

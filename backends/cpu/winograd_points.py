@@ -77,11 +77,27 @@ def forms_of(kernel: tuple[int, int]) -> tuple[Form, ...]:
     return tuple(Form(*tile, *kernel) for tile in fit) if max(kernel) > 1 else ()
 
 
+def shrinks(outputs: int, taps: int) -> bool:
+    """Whether smaller tiles may be mixed in along an axis: of one output less, by one point less."""
+    return taps > 1 and outputs > 2
+
+
+def places(n: int) -> tuple[int, ...]:
+    """Where n points are in memory: an odd number of them among those of one more, of which the last finite is left
+    out, so that both have transformed kernels in common.
+    """
+    return (*range(n - 1), n) if n % 2 and n > 1 else tuple(range(n))
+
+
+def _finite(n: int) -> tuple[float, ...]:
+    return POINTS[n + 1][:-1] if n % 2 else POINTS[n]
+
+
 def input_matrix(n: int) -> Matrix:
     """B^T [n, n] by Cook and Toom from POINTS and infinity; nothing changes where there is one point."""
     if n == 1:
         return np.ones((1, 1))
-    points = POINTS[n]
+    points = _finite(n)
     rows = [np.append(np.poly([q for q in points if q != p])[::-1], 0.0) for p in points]
     return np.array([*rows, np.poly(points)[::-1]])
 
@@ -95,7 +111,7 @@ def output_matrix(outputs: int, n: int) -> Matrix:
     """A^T [outputs, n]."""
     if n == 1:
         return np.ones((1, 1))
-    points = POINTS[n]
+    points = _finite(n)
     scale = [np.prod([p - q for q in points if q != p]) for p in points] + [_smallest(n) ** (n - outputs)]
     matrix: Matrix = _powers(points, outputs).T / np.array(scale)
     return matrix
@@ -111,11 +127,11 @@ def whole_matrix(taps: int, n: int) -> Matrix:
     """G [n, taps] for kernels that `weigh_kernels` has weighed: powers of the points, counted in the smallest. Small
     integers for 4 and 6 points.
     """
-    return _powers([p / _smallest(n) for p in POINTS[n]], taps)
+    return _powers([p / _smallest(n) for p in _finite(n)], taps)
 
 
 def _smallest(n: int) -> float:
-    return min(p for p in POINTS[n] if p > 0)
+    return min(p for p in _finite(n) if p > 0)
 
 
 def weigh_kernels(weights: Array, n: int) -> Array:

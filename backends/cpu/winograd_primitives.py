@@ -17,7 +17,7 @@ from convc.backends.cpu.primitives import F32, I64, Tile, Value, fma, literal, l
 from convc.backends.cpu.tiles import tile_join, tile_parts
 from convc.backends.cpu.vecexp import const
 from convc.backends.cpu.vecmath import maximum
-from convc.backends.cpu.winograd_points import Matrix, input_matrix, output_matrix, whole_matrix
+from convc.backends.cpu.winograd_points import Matrix, input_matrix, output_matrix, places, whole_matrix
 
 
 def _combine(builder: Any, row: Sequence[float], vectors: Sequence[Value]) -> Value:
@@ -93,9 +93,9 @@ def winograd_input(
         lines = [builder.add(args[0], builder.mul(args[1], I64(i))) for i in range(down)]
         grid = [[load_vector(builder, line, width, j * gap * width * 4) for j in range(across)] for line in lines]
         done = _both_sides(builder, input_matrix(down), input_matrix(across), grid)
-        steps = [builder.mul(args[4], I64(j)) for j in range(across)]
-        for i in range(down):
-            start = builder.add(args[2], builder.mul(args[3], I64(i)))
+        steps = [builder.mul(args[4], I64(j)) for j in places(across)]
+        for i, place in enumerate(places(down)):
+            start = builder.add(args[2], builder.mul(args[3], I64(place)))
             for j in range(across):
                 store_vector(builder, done[i][j], builder.add(start, steps[j]))
         return context.get_dummy_value()
@@ -138,8 +138,8 @@ def winograd_output(
     kind = Tile(outputs[0] * outputs[1], 1, size)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Sequence[Value]) -> Value:
-        lines = [builder.add(args[0], builder.mul(args[1], I64(i))) for i in range(points[0])]
-        steps = [builder.mul(args[2], I64(j)) for j in range(points[1])]
+        lines = [builder.add(args[0], builder.mul(args[1], I64(i))) for i in places(points[0])]
+        steps = [builder.mul(args[2], I64(j)) for j in places(points[1])]
         grid = [[load_vector(builder, builder.add(line, step), size) for step in steps] for line in lines]
         shift = load_vector(builder, args[3], size)
         down, across = (output_matrix(m, n) for m, n in zip(outputs, points, strict=True))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import convc
-from convc.backends.cpu import lower
+from convc.backends.cpu import lower, winograd_plan
 from convc.interp import run_graph
 from convc.ir.graph import Graph
 
@@ -53,6 +53,22 @@ def test_pooled_outputs_are_the_same_to_the_bit(
             if height != 15:
                 expected = next(iter(run_graph(graph, {"x": x}, dtype="float64").values()))
                 np.testing.assert_allclose(found, expected, atol=3e-6 * np.abs(expected).max())
+
+
+def test_tiles_that_pool_are_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows would lie in two tiles, if smaller ones were among them."""
+    monkeypatch.setattr(winograd_plan, "MIXED_GAIN", 0.0)
+    b = convc.Builder("last", seed=2)
+    y = b.op("relu", [b.conv(b.input("x", (1, 64, 14, 14)), 64, kernel=3, padding=1)])
+    y = b.op("relu", [b.conv(y, 64, kernel=3, padding=1)])
+    graph = b.finish(b.op("max_pool2d", [y], kernel=(2, 2), stride=(2, 2)))
+    monkeypatch.setattr(lower, "host_processor", lambda: "znver4")
+    model = convc.compile(graph, threads=1, target="cpu:portable")
+    first, last = (step.kernel for step in model.program.steps if step.family == "winograd")
+    assert "f4x4" in first and "mixed" in first and "mixed" not in last and "pool_max" in last
+    x = np.random.default_rng(0).standard_normal((1, 64, 14, 14)).astype(np.float32)
+    expected = next(iter(run_graph(graph, {"x": x}, dtype="float64").values()))
+    np.testing.assert_allclose(model(x), expected, atol=3e-6 * np.abs(expected).max())
 
 
 def test_one_kernel_serves_convolutions_with_and_without_a_pool() -> None:

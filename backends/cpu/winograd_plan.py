@@ -168,7 +168,8 @@ def _cuts(form: Form, total: int, rows: int, few: bool, whole: bool) -> Iterator
 
 def _mixed_cuts(form: Form, grid: Grid) -> Iterator[Cut]:
     """Blocks of whole maps, the largest first, then bands of a map."""
-    cuts = [(ceil_div(grid.maps, pieces), 1) for pieces in _counts(grid.maps)]
+    all_maps = max(grid.maps, 1)
+    cuts = [(ceil_div(all_maps, pieces), 1) for pieces in _counts(all_maps)]
     cuts += [(1, bands) for bands in _counts(grid.rows) if bands > 1]
     fewer = int(shrinks(form.down, form.height)), int(shrinks(form.across, form.breadth))
     for maps, bands in cuts:
@@ -176,7 +177,7 @@ def _mixed_cuts(form: Form, grid: Grid) -> Iterator[Cut]:
         rows = (form.rows - fewer[0], down), (fewer[0], full)
         columns = (form.columns - fewer[1], grid.columns), (fewer[1], grid.full_columns)
         kinds = tuple((p * q, maps * r * c) for p, r in rows for q, c in columns if p * q)
-        yield Cut(maps * down * grid.columns, ceil_div(grid.maps, maps) * bands, kinds, maps, bands)
+        yield Cut(maps * down * grid.columns, ceil_div(all_maps, maps) * bands, kinds, maps, bands)
 
 
 def _parts(threads: int, groups: int) -> Iterator[int]:

@@ -84,6 +84,7 @@ def equals_the_interpreter(graph: Graph, channels: int, form: Form, few: bool, m
         np.testing.assert_allclose(found, expected, atol=tolerance * np.abs(expected).max())
         np.testing.assert_array_equal(team(x), found)
         np.testing.assert_array_equal(model(x[-1:]), found[-1:])
+        assert model(x[:0]).shape == (0, *found.shape[1:])
 
 
 SMALLER = [Form(f.down - (f.down > 2), f.across - (f.across > 2), f.height, f.breadth) for f in (*SQUARE, *OTHERS)]

@@ -9,6 +9,7 @@ from typing import Any
 
 from convc.backends.cpu import conv, winograd_few, winograd_plan
 from convc.backends.cpu.isa import TYPICAL, Isa, Speed
+from convc.backends.cpu.phases import Phases
 from convc.backends.cpu.winograd_points import Form, forms_of
 
 WORTH = 1.6
@@ -64,7 +65,7 @@ def _is_known(choice: Choice, isa: Isa) -> bool:
 class Facts:
     """What the prediction depends on, at nominal sizes: output of `height` x `width`, `kernel` of (rows, columns) over
     `channels` that lie in `planes`, `blocks` of output channels. `apart`: pixels between taps where Winograd's form is
-    possible, else 0.
+    possible, else 0; `phases`: of the input, on which it is, then in `planes`.
     """
 
     images: int
@@ -76,14 +77,28 @@ class Facts:
     blocks: int
     flat: bool
     apart: int
+    phases: Phases | None = None
 
     @staticmethod
     def of(
-        shape: Sequence[int], planes: int, channels: int, kernel: tuple[int, int], blocks: int, flat: bool, apart: int
-    ) -> Facts:
+        shape: Sequence[int], planes: int, channels: int, kernel: tuple[int, int], blocks: int, flat: bool, apart: int,
+        phases: Phases | None = None,
+    ) -> Facts:  # fmt: skip
         """Of an output [N, K, H, W]."""
         images, _, height, width = shape
-        return Facts(images, height, width, planes, channels, kernel, blocks, flat, apart)
+        return Facts(images, height, width, planes, channels, kernel, blocks, flat, apart, phases)
+
+    @property
+    def taps(self) -> tuple[int, int]:
+        """Of the kernel that Winograd's form is for."""
+        return self.kernel if self.phases is None else self.phases.taps
+
+    def terms(self, form: Form, few: bool) -> float:
+        """Channels at a point of a form, on average: a phase has none where its kernels are 0."""
+        if self.phases is None:
+            return self.channels
+        every = self.channels * self.phases.count
+        return every if few else every * float(self.phases.present(form).mean())
 
     @property
     def count(self) -> int:
@@ -103,12 +118,12 @@ def candidates(isa: Isa, facts: Facts, speed: Speed = TYPICAL) -> Sequence[tuple
     for tile in tiles:
         steps = conv.tile_cycles(isa, tile, facts.blocks, max(facts.count, 1), pixels, lines, speed)
         found.append((Choice(None, *tile), facts.count * steps + weights))
-    for form in forms_of(facts.kernel) if facts.apart and facts.count else ():
+    for form in forms_of(facts.taps) if facts.apart and facts.count else ():
         grid = winograd_plan.Grid.of(form, facts.images, facts.height, facts.width, facts.apart)
-        few = [few_tiles(isa, form)] if facts.kernel == winograd_few.KERNEL else []
+        few = [few_tiles(isa, form)] if facts.taps == winograd_few.KERNEL else []
         for choice in (*(Choice(form, *tile) for tile in tiles), *few):
             plan = winograd_plan.plan_best(
-                isa, form, (choice.rows, choice.cols), facts.planes, facts.channels, facts.blocks, grid,
+                isa, form, (choice.rows, choice.cols), facts.planes, facts.terms(form, choice.few), facts.blocks, grid,
                 few=choice.few, speed=speed,
             )  # fmt: skip
             found.append((choice, plan.cycles))

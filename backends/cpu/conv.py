@@ -304,15 +304,17 @@ def chunk_steps(count: int, step_bytes: int, unroll: int = 1) -> int:
     return -(-count // (chunks * unroll)) * unroll
 
 
-def step_cycles(rows: int, cols: int, count: int, vector: int, speed: Speed = TYPICAL) -> float:
+def step_cycles(
+    rows: int, cols: int, count: int, vector: int, speed: Speed = TYPICAL, *, chunked: bool = True
+) -> float:
     """Estimated cycles of one of `count` k-steps of one tile, of vectors of so many bytes.
 
     The larger of the multiply-adds' and rows / 2 + cols + 1 (loads, and weights asked for ahead, two of each starting
     in a cycle), at least the latency of 4, and half a cycle for the loop. Weights that do not stay in the first-level
     cache take as long as reading them from the second; where they are cut into chunks, sums are loaded and stored for
-    each.
+    each. `chunked`: whether a kernel may cut them.
     """
-    chunk = chunk_steps(count, cols * vector)
+    chunk = chunk_steps(count, cols * vector) if chunked else count
     far = cols * vector / speed.near if chunk * cols * vector > L1_BYTES else 0.0
     sums = 1.5 * rows * cols / chunk if chunk < count else 0.0
     return max(rows * cols / speed.multiply_adds, rows / 2 + cols + 1, 4.0, far) + 0.5 + sums

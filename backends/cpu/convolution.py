@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
 from convc.backends.assemble import Assembler
-from convc.backends.cpu import conv, conv_ahead, phases, winograd_call
+from convc.backends.cpu import conv, conv_ahead, phases_pack, winograd_call
 from convc.backends.cpu.channels import (
     Channels,
     at_places,
@@ -52,9 +53,9 @@ def lower_conv2d(asm: Assembler, node: Node, isa: Isa) -> None:
     narrow = narrow and asm.graph[x_name].type.shape[2:] != (1, 1)
     ranked: Sequence[tuple[Choice, float]] = ()
     if narrow:
-        cut = phases_of(node, isa, width, (height, breadth)) if is_finite(asm, node) else None
+        cut = phases_pack.fitting_phases(node, isa, width, (height, breadth)) if is_finite(asm, node) else None
         shape = [concrete(size, asm.graph.nominal) for size in node.type.shape]
-        ranked = phases.ranked(isa, cut, shape, width, (height, breadth), speed_of(isa, asm.processor))
+        ranked = phases_pack.ranked(isa, cut, shape, width, (height, breadth), speed_of(isa, asm.processor))
         choice = chosen(asm, node, ranked, (node.attrs["stride"][1] * 4, -(-out // isa.lanes)))
         if cut is not None and choice is not None and choice.form is not None:
             _lower_phases(asm, node, isa, choice, cut, weights)
@@ -66,13 +67,17 @@ def lower_conv2d(asm: Assembler, node: Node, isa: Isa) -> None:
     step = stride[1] * x.lanes * 4
     flat = (height, breadth, *stride, top, left) == (1, 1, 1, 1, 0, 0)
     flat = flat and not asm.has_gaps(node.name, x, mapped is None and _wants_halo(asm, x_name))
+    cut = None
     pixels = [(r, s, r * dh - top, s * dw - left) for r in range(height) for s in range(breadth)]
     if channels.mode == "dense" and groups == 1 and not narrow and not is_exact(step, isa):
         apart = winograd_call.apart_of(node, (height, breadth), groups) if x.lanes == isa.lanes else 0
-        apart = apart if apart and is_finite(asm, node) else 0
+        cut = phases_of(node, width, (height, breadth)) if stride != (1, 1) and x.lanes == isa.lanes else None
+        if (apart or cut) and not is_finite(asm, node):
+            apart, cut = 0, None
         facts = Facts.of(
-            [concrete(size, asm.graph.nominal) for size in node.type.shape], len(x.planes), width, (height, breadth),
-            channels.group_blocks, flat, apart,
+            [concrete(size, asm.graph.nominal) for size in node.type.shape],
+            len(x.planes) * (cut.count if cut is not None else 1), width, (height, breadth), channels.group_blocks,
+            flat, 1 if cut is not None else apart, cut,
         )  # fmt: skip
         ranked = rank(isa, speed_of(isa, asm.processor), x, channels, pixels, breadth, facts)
     cut_out = _regions(asm, node, isa, x, channels, (height, breadth), ranked, step)
@@ -84,9 +89,13 @@ def lower_conv2d(asm: Assembler, node: Node, isa: Isa) -> None:
     asm.candidates[node.name] = [one for one, _ in ranked]
     y = asm.new_planes(node.name, node.type, places=channels.places)
     if choice is not None and choice.form is not None:
-        apart = winograd_call.apart_of(node, (height, breadth), groups)
-        place = winograd_call.Place((top, left), apart, y.height, y.width)
-        winograd_call.append(asm, node, isa, choice, x, y, residual, channels, lambda: weights, place)
+        if cut is None:
+            apart = winograd_call.apart_of(node, (height, breadth), groups)
+            place = winograd_call.Place((top, left), apart, y.height, y.width)
+        else:
+            place = winograd_call.Place(cut.before, 1, y.height, y.width, stride=stride)
+        kernels = partial(cut.kernels, weights) if cut is not None else lambda: weights
+        winograd_call.append(asm, node, isa, choice, x, y, residual, channels, kernels, place, phases=cut)
         asm.define(y)
         return
     taps, order = make_taps(x, channels, pixels, breadth)
@@ -102,11 +111,12 @@ def lower_conv2d(asm: Assembler, node: Node, isa: Isa) -> None:
 
 
 def _lower_phases(asm: Assembler, node: Node, isa: Isa, choice: Choice, cut: Phases, weights: Array) -> None:
-    x = phases.append(asm, node, isa, cut)
+    x = phases_pack.append(asm, node, isa, cut)
     channels, residual = match_channels(asm, node, x, len(weights), cut.all_channels, 1, isa)
     y = asm.new_planes(node.name, node.type, places=channels.places)
     place = winograd_call.Place(cut.ahead, 1, y.height, y.width)
-    winograd_call.append(asm, node, isa, choice, x, y, residual, channels, lambda: cut.kernels(weights), place)
+    kernels = partial(cut.kernels, weights)
+    winograd_call.append(asm, node, isa, choice, x, y, residual, channels, kernels, place, phases=cut)
     asm.define(y)
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from convc.backends.cpu import conv, conv_ahead, phases, winograd_call
+from convc.backends.cpu import conv, conv_ahead, phases_pack, winograd_call
 from convc.backends.cpu.channels import prefers_lanes
 from convc.backends.cpu.choice import Facts, candidates
 from convc.backends.cpu.isa import Isa
+from convc.backends.cpu.phases import phases_of
 from convc.backends.cpu.split import WEIGHT_BYTES_A_CYCLE
 from convc.dims import concrete
 from convc.ir.graph import Node
@@ -72,11 +73,16 @@ class CpuCost:
             flat = taps == 1 and node.attrs["stride"] == (1, 1)
             size = kernel[2], kernel[3]
             if 2 * channels <= lanes:  # the caller's, most likely
-                cut = phases.phases_of(node, self.isa, channels, size)
-                steps = phases.ranked(self.isa, cut, shape, channels, size)[0][1]
+                cut = phases_pack.fitting_phases(node, self.isa, channels, size)
+                steps = phases_pack.ranked(self.isa, cut, shape, channels, size)[0][1]
             else:
                 apart = winograd_call.apart_of(node, size, groups)
-                facts = Facts.of(shape, -(-kernel[1] // lanes), kernel[1], size, blocks, flat, apart)
+                cut, planes = None, -(-kernel[1] // lanes)
+                if node.attrs["stride"] != (1, 1):
+                    cut = phases_of(node, channels, size)
+                if cut is not None:
+                    apart, planes = 1, planes * cut.count
+                facts = Facts.of(shape, planes, kernel[1], size, blocks, flat, apart, cut)
                 steps = candidates(self.isa, facts)[0][1]
         else:
             tile = conv.choose_tile(self.isa, blocks, count, width, lines)

@@ -20,7 +20,7 @@ from convc.backends.cpu import (
     norm_planes,
     normalisation,
     pack,
-    phases,
+    phases_pack,
     pooling,
     reductions,
     resampling,
@@ -74,7 +74,7 @@ LOWER: dict[str, Lower] = {
 
 ARGUMENTS: Mapping[str, Callable[[Step, Binding], Sequence[Word]]] = {
     "conv": conv_call.arguments, "winograd": winograd_call.arguments, "linear": linear_call.arguments,
-    "pack": pack.pack_arguments, "unpack": pack.unpack_arguments, "phases": phases.arguments,
+    "pack": pack.pack_arguments, "unpack": pack.unpack_arguments, "phases": phases_pack.arguments,
     "relayout": moves.relayout_arguments, "clear_halo": moves.clear_halo_arguments,
     "index_copy": moves.index_copy_arguments, "map_planes": maps.planes_arguments,
     "map_plain": maps.plain_arguments, "map_scalar": maps.scalar_arguments, "pool": pooling.pool_arguments,

@@ -1,38 +1,26 @@
-"""Convolutions of few channels and any stride as Winograd's of stride 1, on the phases of their input.
+"""Strided convolutions as Winograd's of stride 1, on the phases of their input.
 
 y[i] = sum over t of x[s i + t - p] w[t]. With t - p + e = s v + a, 0 <= a < s: phase a of x holds x[s j + a - e] at its
 pixel j, and y[i] = sum over a and v of phase_a[i + v] w[s v + a + p - e]. So C channels become C s s, of ceil(k / s)
-taps along an axis or one more: a 7x7 kernel of stride 2 over 3 channels is 4x4 over 12, for which F(3 x 3, 4 x 4) takes
-a third of the multiplications. Phases are made where the caller's layout is turned into planes in any case.
+taps along an axis or one more: a 7x7 kernel of stride 2 over 3 channels is 4x4 over 12, a 3x3 kernel 2x2 over 4 C.
+
+A phase that lacks the last tap has nothing at the point at infinity, one that lacks the first nothing at 0: there, the
+sum is over fewer channels. F(5 x 5, 2 x 2) takes 121 multiplications a channel for the 25 outputs of a 3x3 kernel of
+stride 2, where the direct sum takes 225.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
-from convc.backends.assemble import Assembler
-from convc.backends.binding import Binding, Word
-from convc.backends.cpu.choice import Choice, Facts, candidates
-from convc.backends.cpu.isa import TYPICAL, Isa, Speed
-from convc.backends.cpu.winograd_points import forms_of
-from convc.backends.cpu.writer import Writer
-from convc.backends.program import Plain, Planes, Step
+from convc.backends.cpu.winograd_points import Form, forms_of, kernel_matrix
+from convc.backends.program import Ints
 from convc.dims import Size
-from convc.errors import TargetError
 from convc.ir.graph import Node
-from convc.types import Array, DType, TensorType
-
-ARGUMENTS = [
-    "x", "y", "planes", "lanes", "count", "images", "rows", "width", "x_image", "x_height", "x_width", "apart",
-    "early", "y_image", "y_row",
-]  # fmt: skip
-LEAST_GAIN = 1.05
-"""Times faster than the direct sum from which phases are used."""
-BYTES_A_CYCLE = 8.0
-"""At which they are made. A 7x7 kernel of stride 2 over an image takes 2.09 ms as it is, 1.33 and 0.06 on phases."""
+from convc.types import Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +46,20 @@ class Axis:
         """Pixels of a phase of `size` pixels."""
         return (size + (self.early + self.stride - 1)) // self.stride
 
+    @property
+    def before(self) -> int:
+        """Pixels of zeros ahead of x that the first output of the convolution of stride 1 reads."""
+        return self.early - self.stride * self.first
+
+    def present(self, kernel: int, padding: int, points: int) -> npt.NDArray[np.bool_]:
+        """Whether kernels of a phase may be other than 0 at a point: [points, stride]."""
+        taps = np.zeros((self.taps, self.stride))
+        for tap in range(kernel):
+            phase, place = self.of_tap(tap, padding)
+            taps[place, phase] = 1.0
+        there: npt.NDArray[np.bool_] = (kernel_matrix(self.taps, points) != 0) @ taps > 0
+        return there
+
     def of_tap(self, tap: int, padding: int) -> tuple[int, int]:
         """The phase in which a tap lies, and its place in the kernel of stride 1."""
         place, phase = divmod(tap - padding + self.early, self.stride)
@@ -75,8 +77,43 @@ class Phases:
     padding: tuple[int, int]
 
     @property
+    def count(self) -> int:
+        """Phases of a channel."""
+        return self.down.stride * self.along.stride
+
+    @property
     def all_channels(self) -> int:
-        return self.channels * self.down.stride * self.along.stride
+        """Channels of all phases: the phases of a channel side by side, those of a row too."""
+        return self.channels * self.count
+
+    @property
+    def taps(self) -> tuple[int, int]:
+        """Of the kernel of stride 1."""
+        return self.down.taps, self.along.taps
+
+    @property
+    def before(self) -> tuple[int, int]:
+        """Rows and columns of zeros above and left of x that the first output reads."""
+        return self.down.before, self.along.before
+
+    def present(self, form: Form) -> npt.NDArray[np.bool_]:
+        """Whether kernels of a phase may be other than 0 at a point: [points, phases]."""
+        rows = self.down.present(self.kernel[0], self.padding[0], form.rows)
+        columns = self.along.present(self.kernel[1], self.padding[1], form.columns)
+        both: npt.NDArray[np.bool_] = rows[:, None, :, None] & columns[None, :, None, :]
+        return both.reshape(form.points, self.count)
+
+    def of_factors(self, plane: Ints, lane: Ints, column: Ints) -> tuple[Ints, Ints, Ints]:
+        """Where factors lie and what they are multiplied by, given those of channels: each plane as so many phases."""
+        phases = np.arange(self.count)
+        planes, columns = (np.add.outer(values * self.count, phases).reshape(-1) for values in (plane, column))
+        lanes = np.repeat(lane, self.count)
+        order = np.lexsort((lanes, planes))
+        return planes[order], lanes[order], columns[order]
+
+    def places(self, row: int, pixel: int) -> Ints:
+        """Bytes from a plane of inputs to each of its phases, for bytes from row to row and from pixel to pixel."""
+        return np.add.outer(np.arange(self.down.stride) * row, np.arange(self.along.stride) * pixel).reshape(-1)
 
     @property
     def ahead(self) -> tuple[int, int]:
@@ -96,76 +133,13 @@ class Phases:
         return found.reshape(out, self.all_channels, self.down.taps, self.along.taps)
 
 
-def phases_of(node: Node, isa: Isa, channels: int, kernel: tuple[int, int]) -> Phases | None:
-    """The phases of a conv2d, where Winograd's algorithm has a form for what they become, and those of a row of inputs
-    lie side by side in a vector. Windows that lie apart leave pixels out: their phases would be made for nothing.
+def phases_of(node: Node, channels: int, kernel: tuple[int, int]) -> Phases | None:
+    """The phases of a conv2d, where Winograd's algorithm has a form for what they become. Windows that lie apart leave
+    pixels out: their phases would be made for nothing.
     """
     (top, left, _, _), stride = node.attrs["padding"], node.attrs["stride"]
     apart = any(step > taps for step, taps in zip(stride, kernel, strict=True))
-    if apart or node.attrs["groups"] > 1 or node.attrs["dilation"] != (1, 1) or isa.lanes % stride[1]:
+    if apart or node.attrs["groups"] > 1 or node.attrs["dilation"] != (1, 1):
         return None
     down, along = (Axis.of(*facts) for facts in zip(kernel, stride, (top, left), strict=True))
     return Phases(down, along, channels, kernel, (top, left)) if forms_of((down.taps, along.taps)) else None
-
-
-def ranked(
-    isa: Isa, phases: Phases | None, shape: Sequence[int], channels: int, kernel: tuple[int, int],
-    speed: Speed = TYPICAL,
-) -> Sequence[tuple[Choice, float]]:
-    """What could run a convolution with an output of `shape`, on channels as the caller has them or on phases, by
-    predicted cycles.
-    """
-    blocks = -(-shape[1] // isa.lanes)
-    found = list(candidates(isa, Facts.of(shape, channels, channels, kernel, blocks, False, 0), speed))
-    if phases is not None:
-        taps, count = (phases.down.taps, phases.along.taps), phases.all_channels
-        facts = Facts.of(shape, -(-count // isa.lanes), count, taps, blocks, False, 1)
-        pixels = facts.images * (facts.height + taps[0]) * (facts.width + taps[1])
-        made = pixels * facts.planes * isa.lanes * 4 / BYTES_A_CYCLE
-        forms = [(one, cycles) for one, cycles in candidates(isa, facts, speed) if one.form is not None]
-        found += [(one, (cycles + made) * LEAST_GAIN) for one, cycles in forms]
-    return sorted(found, key=lambda one: one[1])
-
-
-def append(asm: Assembler, node: Node, isa: Isa, phases: Phases) -> Planes:
-    """Append the step that makes phases of a conv2d's input, and give them."""
-    x = asm.plain(str(node.inputs[0]))
-    if x.type.dtype is not DType.F32:
-        raise TargetError(f"%{x.name} is {x.type}, expected float32", hint="cast it to float32 in the model")
-    batch, _, height, width = x.type.shape
-    shape = (batch, phases.all_channels, phases.down.pixels(height), phases.along.pixels(width))
-    y = asm.new_planes(f"{node.name}.phases", TensorType(DType.F32, shape))
-    asm.step(emit(isa, phases.along.stride), "phases", node.name, (x,), (y,), {"phases": phases})
-    return y
-
-
-def emit(isa: Isa, stride: int) -> tuple[str, str]:
-    """`lanes`: as `square_phases` takes them, plane by plane; `apart`: rows of x from one row of a phase to the next;
-    `early`: columns ahead of x at which phases begin.
-    """
-    out = Writer(f"f32_phases_{stride}apart__{isa.name}", ARGUMENTS, "x: plain; y: base of planes")
-    with out.share_lines():
-        out("to = image * y_image + row * y_row", "source = x + image * x_image")
-        with out.block(f"for i in range(0, width, {isa.lanes})"):
-            where = f"row * apart, i * {stride} - early, x_height, x_width, x_width * 4"
-            table = f"lanes + plane * {isa.lanes // stride * 16}"
-            out(f"square = square_phases(source, {table}, {where}, {stride}, {isa.lanes})")
-            at = f"to + i * {isa.lanes * 4}, {isa.lanes * 4}"
-            out(f"tile_store(square, y, planes + plane * 8, {at}, None, None, None, width - i)")
-    return out.finish()
-
-
-def arguments(step: Step, bound: Binding) -> Sequence[Word]:
-    """Arguments of `emit`."""
-    phases: Phases = step.params["phases"]
-    x, y = step.reads[0], step.writes[0]
-    assert isinstance(x, Plain) and isinstance(y, Planes)
-    images, channels, height, width = bound.shape(x)
-    g, slots = bound.geometry(y), y.slots()[:, :: phases.along.stride]  # the first of those that share a row
-    channel, phase = np.divmod(np.maximum(slots, 0), phases.down.stride * phases.along.stride)
-    offset = np.where(slots >= 0, channel * height * width * 4, -1)
-    lanes = np.stack([offset, phase // phases.along.stride - phases.down.early], axis=-1)
-    return [
-        bound.address(x), bound.arena, bound.table(g.planes), bound.table(lanes), len(g.planes), images, g.height,
-        g.width, channels * height * width * 4, height, width, phases.down.stride, phases.along.early, g.image, g.row,
-    ]  # fmt: skip

@@ -43,6 +43,8 @@ SIZES = [
 ARGUMENTS = [*SIZES, "v_point", "p_point", "scratch", "scratch_step"]
 MIXED = ["maps", "bands", "full_rows", "full_cols"]
 """More arguments, where tiles are mixed."""
+SUMS = ["sums"]
+"""Where points have sums of their own: of each, the bytes of its first offset and weights, and how many there are."""
 
 
 def streams_of(isa: Isa, processor: str, channels: int, cols: int, strips: int) -> int:
@@ -77,7 +79,9 @@ class WinogradSpec:
     """What changes the instructions: the form, `apart` pixels between taps, the register tile, the epilogue. `unroll`:
     as in ConvSpec; `streams`, `lines`: in how many the next weights are fetched, and how many lines a turn; `pool`:
     "max" or "average" of 2 x 2 outputs, where a call asks for it; `every`: pixels from one output to the next of its
-    row, as of a transposed convolution's phase; `mixed`: whether there are smaller tiles among the whole ones.
+    row, as of a transposed convolution's phase; `mixed`: whether there are smaller tiles among the whole ones;
+    `stride`: pixels from one input to the next of its row, as of a strided convolution's phase; `sums`: whether points
+    sum over channels of their own.
     """
 
     form: Form
@@ -94,19 +98,22 @@ class WinogradSpec:
     pool: str = ""
     every: int = 1
     mixed: bool = False
+    stride: int = 1
+    sums: bool = False
 
     def name(self, isa: Isa) -> str:
         """The kernel's name: its facts in order."""
-        facts = ["f32", "winograd", str(self.form), *placed(self.apart, self.every)]
+        facts = ["f32", "winograd", str(self.form), *placed(self)]
         facts.append(f"{self.rows}x{self.cols}" + (f"r{self.rest}" if self.rest else "") + f"k{self.unroll}")
         facts += [f"s{self.streams}"] * (self.streams > 1) + [f"l{self.lines}"] * (self.lines > 1)
-        facts += [f"pool_{self.pool}"] * bool(self.pool) + ["mixed"] * self.mixed
+        facts += [f"pool_{self.pool}"] * bool(self.pool) + ["mixed"] * self.mixed + ["sums"] * self.sums
         return "_".join(facts + name_end(self.residual, self.activation)) + f"__{isa.name}"
 
 
-def placed(apart: int, every: int) -> list[str]:
-    """Parts of a kernel's name: pixels between its taps, and between its outputs, where they are not 1."""
-    return [f"d{apart}"] * (apart > 1) + [f"every{every}"] * (every > 1)
+def placed(spec: Placed) -> list[str]:
+    """Parts of a kernel's name: pixels between its taps, its outputs, its inputs, where they are not 1."""
+    parts = [("d", spec.apart), ("every", spec.every), ("step", spec.stride)]
+    return [f"{word}{pixels}" for word, pixels in parts if pixels > 1]
 
 
 def emit(spec: WinogradSpec, isa: Isa) -> tuple[str, str]:
@@ -114,7 +121,7 @@ def emit(spec: WinogradSpec, isa: Isa) -> tuple[str, str]:
     about = (
         "*_planes, offsets: tables; T: tiles in a block; *_point: bytes from point to point; the rest: sizes, strides"
     )
-    arguments = [*ARGUMENTS, *(MIXED if spec.mixed else ())]
+    arguments = [*ARGUMENTS, *(MIXED if spec.mixed else ()), *(SUMS if spec.sums else ())]
     out = Writer(spec.name(isa), arguments, about)
     parameters = write_parameters(out, spec.params, len(arguments), isa.lanes)
     vector, d, form = isa.lanes * 4, spec.apart, spec.form
@@ -142,12 +149,14 @@ def emit(spec: WinogradSpec, isa: Isa) -> tuple[str, str]:
             for kind in kinds:
                 with out.block(f"for t in range({kind.first}, {kind.last})"):
                     out(f"place = load_i64(facts, t * {WORDS})", "xp = source + place", "later = follows + place")
-                    _ask_inputs(out, kind.form, d, vector)
-                    sizes = f"{kind.form.rows}, {kind.form.columns}, {d}, {isa.lanes}"
+                    _ask_inputs(out, kind.form, d, d * spec.stride * vector)
+                    sizes = f"{kind.form.rows}, {kind.form.columns}, {d * spec.stride}, {isa.lanes}"
                     point = f"{form.columns} * v_point, v_point"
                     out(f"winograd_input(xp, x_row * {d}, to + t * {vector}, {point}, {sizes})")
         out("begin = tiles * part // parts", "end = tiles * (part + 1) // parts", f"base = begin * {spec.cols}")
         with out.block(f"for point in range({form.points})"):
+            if spec.sums:
+                out("first_k = offsets + load_i64(sums, point * 3)", "K = load_i64(sums, point * 3 + 2)")
             if spec.mixed:
                 choose_tiles(out, form)
                 out(f"strips = (high - low + {spec.rows - 1}) // {spec.rows}")
@@ -162,7 +171,11 @@ def emit(spec: WinogradSpec, isa: Isa) -> tuple[str, str]:
 
 def _multiply_tile(out: Writer, spec: WinogradSpec, isa: Isa) -> None:
     vector = isa.lanes * 4
-    out(f"block0 = tile * {spec.cols}", f"weights = u + (point * blocks_out + block0) * K * {vector}")
+    out(f"block0 = tile * {spec.cols}")
+    if spec.sums:
+        out(f"weights = u + load_i64(sums, point * 3 + 1) + block0 * K * {vector}")
+    else:
+        out(f"weights = u + (point * blocks_out + block0) * K * {vector}")
     out(f"to = products + point * p_point + (block0 - base) * T * {vector}")
     if spec.mixed:
         out(f"to += low * {vector}")
@@ -175,14 +188,14 @@ def _multiply_tile(out: Writer, spec: WinogradSpec, isa: Isa) -> None:
         _multiply(out, spec, isa, spec.cols)
 
 
-def _ask_inputs(out: Writer, form: Form, d: int, vector: int) -> None:
+def _ask_inputs(out: Writer, form: Form, d: int, pixel: int) -> None:
     """Ask for a tile's inputs in the next plane, those that the tiles before have not asked for: processors do not
-    follow so many short rows by themselves.
+    follow so many short rows by themselves. `pixel`: bytes from one to the next.
     """
     for i in range(form.rows - form.down, form.rows):
         out(f"line = later + x_row * {i * d}")
-        columns = range(form.columns - form.across, form.columns, max(64 // (d * vector), 1))
-        out(*(f"fetch(line + {j * d * vector})" for j in columns))
+        columns = range(form.columns - form.across, form.columns, max(64 // pixel, 1))
+        out(*(f"fetch(line + {j * pixel})" for j in columns))
 
 
 def _ask_outputs(out: Writer, spec: WinogradSpec, vector: int, cols: int) -> None:
@@ -220,7 +233,7 @@ def _multiply(out: Writer, spec: WinogradSpec, isa: Isa, cols: int) -> None:
 
 def _strip(out: Writer, spec: WinogradSpec, isa: Isa, rows: int, cols: int) -> None:
     vector, acc = isa.lanes * 4, f"acc{rows}x{cols}"
-    out(f"{acc} = tile_zero({rows}, {cols}, {isa.lanes})", "entry = offsets")
+    out(f"{acc} = tile_zero({rows}, {cols}, {isa.lanes})", "entry = first_k" if spec.sums else "entry = offsets")
     with out.block("while wp < end_w"):  # pointers alone, as in conv.py
         out(*(f"fetch(later0 + {64 * line})" if line else "fetch(later0)" for line in range(spec.lines)))
         for turn in range(spec.unroll):

@@ -31,8 +31,8 @@ measured.
 
 @dataclass(frozen=True, slots=True)
 class FewSpec:
-    """What changes the instructions: the form, `apart` pixels between taps and `every` pixels an output, tiles of a
-    group, the epilogue.
+    """What changes the instructions: the form, `apart` pixels between taps, `every` and `stride` as in WinogradSpec,
+    tiles of a group, the epilogue.
     """
 
     form: Form
@@ -43,10 +43,11 @@ class FewSpec:
     params: int
     pool: str = ""
     every: int = 1
+    stride: int = 1
 
     def name(self, isa: Isa) -> str:
         """The kernel's name: its facts in order."""
-        facts = ["f32", "winograd", str(self.form), "few", *placed(self.apart, self.every)]
+        facts = ["f32", "winograd", str(self.form), "few", *placed(self)]
         facts += [f"pool_{self.pool}"] * bool(self.pool)
         facts += [f"{self.form.rows}x{self.together}"]
         return "_".join(facts + name_end(self.residual, self.activation)) + f"__{isa.name}"
@@ -77,7 +78,7 @@ def emit(spec: FewSpec, isa: Isa) -> tuple[str, str]:
             with out.block("for t in range(count)"):
                 out(f"group = t // {g}", f"to = v + group * v_group + plane * {n * g * vector}")
                 out(f"xp = source + load_i64(facts, t * {WORDS})", f"to += (t - group * {g}) * {vector}")
-                sizes = f"{n}, {n}, {d}, {isa.lanes}"
+                sizes = f"{n}, {n}, {d * spec.stride}, {isa.lanes}"
                 out(f"winograd_input(xp, x_row * {d}, to, v_row, {g * vector}, {sizes})")
         out("begin = blocks_out * part // parts", "end = blocks_out * (part + 1) // parts")
         with out.block("for q in range(begin, end)"):

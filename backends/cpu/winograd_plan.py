@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from convc.backends.cpu import conv
 from convc.backends.cpu.isa import TYPICAL, Isa, Speed
@@ -103,10 +104,12 @@ def part_blocks(blocks_out: int, cols: int, parts: int) -> int:
 
 
 def plan_best(
-    isa: Isa, form: Form, tile: tuple[int, int], planes: int, channels: int, blocks_out: int, grid: Grid, *,
+    isa: Isa, form: Form, tile: tuple[int, int], planes: int, channels: float, blocks_out: int, grid: Grid, *,
     few: bool = False, speed: Speed = TYPICAL,
 ) -> Plan:  # fmt: skip
-    """How one thread computes the tiles soonest: as whole ones, or with smaller ones among them."""
+    """How one thread computes the tiles soonest: as whole ones, or with smaller ones among them. `channels`: of the
+    sum at a point, on average.
+    """
     ways = (False, True) if grid.uneven and not few else (False,)
     plans = [
         plan_blocks(isa, form, tile, planes, channels, blocks_out, grid, 1, few=few, mixed=mixed, speed=speed)
@@ -116,8 +119,8 @@ def plan_best(
 
 
 def plan_blocks(
-    isa: Isa, form: Form, tile: tuple[int, int], planes: int, channels: int, blocks_out: int, grid: Grid, threads: int,
-    *, few: bool = False, mixed: bool = False, speed: Speed = TYPICAL,
+    isa: Isa, form: Form, tile: tuple[int, int], planes: int, channels: float, blocks_out: int, grid: Grid,
+    threads: int, *, few: bool = False, mixed: bool = False, speed: Speed = TYPICAL,
 ) -> Plan:  # fmt: skip
     """How tiles are cut for some threads. `few`: of the kernel for few tiles, whose tile is a group by 1."""
     rows, cols = tile
@@ -201,19 +204,20 @@ def _in_strips(size: int, rows: int, whole: bool) -> int:
 
 
 def _item(
-    isa: Isa, speed: Speed, form: Form, tile: tuple[int, int], planes: int, channels: int, blocks_out: int,
+    isa: Isa, speed: Speed, form: Form, tile: tuple[int, int], planes: int, channels: float, blocks_out: int,
     kinds: Sequence[tuple[int, int]],
 ) -> float:  # fmt: skip
     rows, cols = tile
     vector, size = isa.lanes * 4, kinds[0][1]
+    cycles_of = partial(conv.step_cycles, count=round(channels), vector=vector, speed=speed, chunked=False)
     full, rest = divmod(blocks_out, cols)
     multiply = 0.0
     for points, tiles in kinds:
         strips, left = divmod(tiles, rows)
         half = conv.half_rows(rows, True)
-        step = full * strips * conv.step_cycles(rows, cols, channels, vector, speed)
-        step += full * conv.step_cycles(rows if left > half else half, cols, channels, vector, speed) if left else 0.0
-        step += ceil_div(tiles, rows) * conv.step_cycles(rows, rest, channels, vector, speed) if rest else 0.0
+        step = full * strips * cycles_of(rows, cols)
+        step += full * cycles_of(rows if left > half else half, cols) if left else 0.0
+        step += ceil_div(tiles, rows) * cycles_of(rows, rest) if rest else 0.0
         begun = ceil_div(tiles, rows) * ceil_div(blocks_out, cols)
         multiply += points * (channels * step + begun * STRIP_CYCLES + tiles * blocks_out)
     weights = form.points * channels * blocks_out * vector / speed.weights
@@ -224,7 +228,7 @@ def _item(
 
 
 def _item_few(
-    isa: Isa, speed: Speed, form: Form, tile: tuple[int, int], planes: int, channels: int, blocks_out: int, size: int
+    isa: Isa, speed: Speed, form: Form, tile: tuple[int, int], planes: int, channels: float, blocks_out: int, size: int
 ) -> float:
     rows = form.rows
     step = rows * rows * tile[0] + speed.few_row * rows  # a cycle each: every multiply-add loads its own factor

@@ -29,6 +29,8 @@ class Placed(Protocol):
     @property
     def every(self) -> int: ...
     @property
+    def stride(self) -> int: ...
+    @property
     def pool(self) -> str: ...
 
 
@@ -113,7 +115,7 @@ def _write_facts(out: Writer, spec: Placed, vector: int, corner: tuple[str, str]
     out(f"at = t * {WORDS}")
     for index, letter in enumerate("xyr"):
         down, along = written if letter == "y" else corner
-        pixel = vector if letter == "x" else vector * spec.every
+        pixel = vector * (spec.stride if letter == "x" else spec.every)
         out(f"store_i64(facts, at + {index}, image * {letter}_image + {down} * {letter}_row + {along} * {pixel})")
     left = f"(height - {row} + {d - 1}) // {d}", f"(width - {col} + {d - 1}) // {d}"
     left = left if d > 1 else (f"height - {row}", f"width - {col}")

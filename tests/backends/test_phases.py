@@ -10,9 +10,10 @@ from cpu_support import TARGETS, assert_close, check, expected_outputs
 from support import random_inputs
 
 import convc
-from convc.backends.cpu import choice, convolution, phases
-from convc.backends.cpu.isa import ISAS, TYPICAL, Isa, Speed
+from convc.backends.cpu import choice, convolution, phases_pack, winograd_plan
+from convc.backends.cpu.isa import ISAS, TYPICAL, Isa, Speed, speed_of
 from convc.backends.cpu.phases import Axis, Phases
+from convc.backends.cpu.winograd_points import forms_of, transform_kernels
 from convc.frontends.builder import Builder
 from convc.model import CompiledModel
 from convc.types import Activation
@@ -30,7 +31,7 @@ def forms_first(monkeypatch: pytest.MonkeyPatch) -> None:
         with_form = [(one, 0.0) for one, _ in found if one.form is not None and not one.few]
         return with_form[:1] or [one for one in found if one[0].form is None]
 
-    for module in (convolution, phases):
+    for module in (convolution, phases_pack):
         monkeypatch.setattr(module, "candidates", forms)
 
 
@@ -73,6 +74,84 @@ def test_kernels_go_to_their_phases() -> None:
     np.testing.assert_array_equal(found[0, 3], [[1, 3], [7, 9]])
 
 
+@pytest.mark.parametrize("padding", [(0, 0), (1, 1), (2, 1), (3, 0)])
+@pytest.mark.parametrize("stride", [(1, 2), (2, 2), (3, 2), (4, 4)])
+@pytest.mark.parametrize("kernel", [(3, 3), (5, 4), (7, 7), (4, 3)])
+def test_where_kernels_of_a_phase_are_nothing(
+    kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]
+) -> None:
+    """At a point: as those of random weights are when they have been transformed."""
+    axes = [Axis.of(*facts) for facts in zip(kernel, stride, padding, strict=True)]
+    cut = Phases(axes[0], axes[1], 1, kernel, padding)
+    weights = np.random.default_rng(0).uniform(1.0, 2.0, (1, 1, *kernel)).astype(np.float32)
+    kernels = cut.kernels(weights)[0].reshape(cut.count, -1).T
+    for form in forms_of(cut.taps):
+        points = np.empty((form.points, cut.count), np.float32)
+        transform_kernels(form, kernels, points)
+        np.testing.assert_array_equal(cut.present(form), points != 0)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize(
+    ("channels", "out", "attrs"),
+    [
+        (20, 33, {"kernel": 3, "stride": 2, "padding": 1}),
+        (33, 16, {"kernel": 3, "stride": 2, "padding": 0}),
+        (18, 35, {"kernel": (5, 4), "stride": (3, 2), "padding": (2, 1, 0, 1)}),
+        (17, 20, {"kernel": 7, "stride": (4, 2), "padding": (1, 3, 0, 2)}),
+        (24, 18, {"kernel": (3, 5), "stride": (1, 2), "padding": 1}),
+        (16, 16, {"kernel": (1, 7), "stride": (1, 3), "padding": (0, 3, 0, 3)}),
+    ],
+)
+def test_strided_convolutions_of_many_channels(
+    forms_first: None, monkeypatch: pytest.MonkeyPatch, target: str, mixed: bool, channels: int, out: int,
+    attrs: dict[str, Any],
+) -> None:  # fmt: skip
+    """Phases are read out of the planes as they are; in whole tiles and in mixed ones."""
+    monkeypatch.setattr(winograd_plan, "MIXED_GAIN", 0.0 if mixed else np.inf)
+    b = Builder("strided", seed=2)
+    x = b.relu(b.conv(b.input("x", ("N", 3, "H", "W"), nominal={"N": 1, "H": 23, "W": 30}), channels, kernel=1))
+    y = b.conv(x, out, **attrs)
+    graph = b.finish(b.relu(y + b.conv(b.sigmoid(y), out, kernel=1)))
+    one, three = (convc.compile(graph, target=target, threads=threads) for threads in (1, 3))
+    (step,) = (step for step in one.program.steps if step.family == "winograd")
+    assert "sums" in step.kernel and f"step{np.broadcast_to(attrs['stride'], 2)[1]}" in step.kernel
+    assert "phases" not in families(one)
+    for sizes in ({"N": 1, "H": 23, "W": 30}, {"N": 2, "H": 11, "W": 47}, {"N": 3, "H": 40, "W": 12}):
+        inputs = random_inputs(graph, 0, **sizes)
+        found = one.run(inputs)
+        assert_close(found, expected_outputs(graph, inputs), graph, 3e-6)
+        for name, value in three.run(inputs).items():
+            np.testing.assert_array_equal(value, found[name])
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_phases_in_the_kernel_for_few_tiles(monkeypatch: pytest.MonkeyPatch, target: str) -> None:
+    every = choice.candidates.__wrapped__
+    monkeypatch.setattr(choice, "WORTH", np.inf)
+    monkeypatch.setattr(choice, "MOST", None)
+    monkeypatch.setattr(
+        convolution, "candidates", lambda *facts: [one for one in every(*facts) if one[0].few] or every(*facts)
+    )
+    b = Builder("strided", seed=2)
+    y = b.conv(b.relu(b.conv(b.input("x", (2, 20, 15, 17)), 40, kernel=1)), 33, kernel=5, stride=2, padding=2)
+    model = check(b.finish(y), target=target, threads=2)
+    assert [step.kernel for step in model.program.steps if "_few_step2_" in step.kernel]
+
+
+def test_which_strided_convolutions_run_on_phases() -> None:
+    """On Zen 4: not those whose weights, 49 / 9 times as many, take longer to arrive than what they save."""
+    speed, axis = speed_of(ISAS["avx512"], "znver4"), Axis.of(3, 2, 1)
+    best = []
+    for channels, size in ((64, 28), (256, 14), (512, 7)):
+        cut = Phases(axis, axis, channels, (3, 3), (1, 1))
+        shape, blocks = (1, channels, size, size), channels // 16
+        facts = choice.Facts.of(shape, 4 * blocks, channels, (3, 3), blocks, False, 1, cut)
+        best.append(str(choice.candidates(ISAS["avx512"], facts, speed)[0][0].form))
+    assert best == ["f3x3_2x2", "f3x3_2x2", "None"]
+
+
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize(
     ("channels", "out", "attrs"),
@@ -95,7 +174,7 @@ def test_strided_convolutions_of_few_channels(
     graph = b.finish(b.relu(y + b.sigmoid(y)))
     one, three = (convc.compile(graph, target=target, threads=threads) for threads in (1, 3))
     narrow = 2 * channels <= ISAS[target.removeprefix("cpu:")].lanes
-    assert ("phases" in families(one)) == narrow and ("winograd" in families(one) or not narrow)
+    assert ("phases" in families(one)) == narrow and "winograd" in families(one)
     for sizes in ({"N": 1, "H": 23, "W": 30}, {"N": 2, "H": 11, "W": 47}, {"N": 3, "H": 40, "W": 12}):
         inputs = random_inputs(graph, 0, **sizes)
         found = one.run(inputs)
@@ -120,14 +199,15 @@ def test_what_stays_direct(forms_first: None, attrs: dict[str, Any]) -> None:
     assert "phases" not in families(model)
 
 
-def test_weights_that_are_not_finite_are_not_mixed(forms_first: None) -> None:
+@pytest.mark.parametrize("channels", [3, 20])
+def test_weights_that_are_not_finite_are_not_mixed(forms_first: None, channels: int) -> None:
     b = Builder("infinite", seed=2)
-    w = np.random.default_rng(0).normal(size=(16, 3, 7, 7)).astype(np.float32)
+    w = np.random.default_rng(0).normal(size=(16, channels, 7, 7)).astype(np.float32)
     w[3, 1, 2, 2] = np.inf
-    x = b.input("x", (1, 3, 20, 20))
+    x = b.input("x", (1, channels, 20, 20))
     model = convc.compile(b.finish(b.op("conv2d", [x, w], stride=(2, 2), padding=(3, 3, 3, 3))), target="cpu")
-    found = model(np.ones((1, 3, 20, 20), np.float32))
-    assert "phases" not in families(model) and np.isfinite(np.delete(found, 3, axis=1)).all()
+    found = model(np.ones((1, channels, 20, 20), np.float32))
+    assert not {"phases", "winograd"} & {*families(model)} and np.isfinite(np.delete(found, 3, axis=1)).all()
 
 
 def test_transposed_weights_that_are_not_finite_are_not_mixed(forms_first: None) -> None:

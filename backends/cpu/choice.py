@@ -65,7 +65,8 @@ def _is_known(choice: Choice, isa: Isa) -> bool:
 class Facts:
     """What the prediction depends on, at nominal sizes: output of `height` x `width`, `kernel` of (rows, columns) over
     `channels` that lie in `planes`, `blocks` of output channels. `apart`: pixels between taps where Winograd's form is
-    possible, else 0; `phases`: of the input, on which it is, then in `planes`.
+    possible, else 0; `phases`: of the input, on which it is, then in `planes`. `fixed`:
+    whether height and width are the same in every call.
     """
 
     images: int
@@ -78,15 +79,16 @@ class Facts:
     flat: bool
     apart: int
     phases: Phases | None = None
+    fixed: bool = False
 
     @staticmethod
     def of(
         shape: Sequence[int], planes: int, channels: int, kernel: tuple[int, int], blocks: int, flat: bool, apart: int,
-        phases: Phases | None = None,
+        phases: Phases | None = None, *, fixed: bool = False,
     ) -> Facts:  # fmt: skip
         """Of an output [N, K, H, W]."""
         images, _, height, width = shape
-        return Facts(images, height, width, planes, channels, kernel, blocks, flat, apart, phases)
+        return Facts(images, height, width, planes, channels, kernel, blocks, flat, apart, phases, fixed)
 
     @property
     def taps(self) -> tuple[int, int]:
@@ -124,7 +126,7 @@ def candidates(isa: Isa, facts: Facts, speed: Speed = TYPICAL) -> Sequence[tuple
         for choice in (*(Choice(form, *tile) for tile in tiles), *few):
             plan = winograd_plan.plan_best(
                 isa, form, (choice.rows, choice.cols), facts.planes, facts.terms(form, choice.few), facts.blocks, grid,
-                few=choice.few, speed=speed,
+                few=choice.few, fixed=facts.fixed, speed=speed,
             )  # fmt: skip
             found.append((choice, plan.cycles))
     found.sort(key=lambda one: (one[1], one[0].rows))

@@ -9,7 +9,6 @@ from dataclasses import replace
 
 from convc.backends.assemble import Assembler
 from convc.backends.cpu.isa import Isa
-from convc.backends.cpu.winograd import WinogradSpec
 from convc.backends.flows import delivered, touching
 from convc.backends.program import Planes, Step, buffers_of
 
@@ -36,9 +35,7 @@ def pool_behind(asm: Assembler, isa: Isa) -> None:
         if spread or call.spec.form.down % 2 or call.spec.form.down != call.spec.form.across:
             continue
         kind = "max" if asm.graph[pool.node].op == "max_pool2d" else "average"
-        spec = replace(call.spec, pool=kind)
-        if isinstance(spec, WinogradSpec):
-            spec = replace(spec, mixed=False)  # windows would lie in two tiles
+        spec = replace(call.spec, pool=kind, mixed=False)  # of mixed tiles, windows would lie in two
         params = {"call": replace(call, spec=spec, shrink=2)}
         asm.steps[before] = replace(conv, kernel=spec.name(isa), writes=pool.writes, params=params)
         gone.add(index)

@@ -147,7 +147,7 @@ def emit(spec: WinogradSpec, isa: Isa) -> tuple[str, str]:
             out("source = x + load_i64(x_planes, plane)", f"to = v + plane * T * {vector}", "follows = source")
             out("if plane + 1 < planes: follows = x + load_i64(x_planes, plane + 1)")
             for kind in kinds:
-                with out.block(f"for t in range({kind.first}, {kind.last})"):
+                with out.block(f"for t in {kind.tiles}"):
                     out(f"place = load_i64(facts, t * {WORDS})", "xp = source + place", "later = follows + place")
                     _ask_inputs(out, kind.form, d, d * spec.stride * vector)
                     sizes = f"{kind.form.rows}, {kind.form.columns}, {d * spec.stride}, {isa.lanes}"
@@ -258,7 +258,7 @@ def finish(out: Writer, spec: Epilogue, isa: Isa, parameters: str, source: str, 
     for kind in kinds:
         form = kind.form
         o = f"o{form.down}x{form.across}"  # one variable per shape: Numba gives a variable one type
-        with out.block(f"for t in range({kind.first}, {kind.last})"):
+        with out.block(f"for t in {kind.tiles}"):
             sizes = f"{form.down}, {form.across}, {form.rows}, {form.columns}, {isa.lanes}"
             out(f"at = t * {WORDS}", f"{o} = winograd_output({source}, b, {sizes})")
             if spec.residual:

@@ -56,6 +56,11 @@ class Place:
     every: tuple[int, int] = (1, 1)
     stride: tuple[int, int] = (1, 1)
 
+    @property
+    def fixed(self) -> bool:
+        """Whether there are as many outputs in every call."""
+        return isinstance(self.height, int) and isinstance(self.width, int)
+
     def halo(self, form: Form, x: Planes) -> Halo:
         """What is read around x by whole tiles of outputs: of each tap, all phases."""
         sizes, tiles, taps = (self.height, self.width), (form.down, form.across), (form.height, form.breadth)
@@ -153,17 +158,20 @@ def append(
     function, params = function_of(activation) if activation is not None else ("", ())
     epilogue = residual is not None, function, len(params)
     spec: WinogradSpec | FewSpec
+    images, height, width = (concrete(size, asm.graph.nominal) for size in (y.batch, place.height, place.width))
+    grid = Grid.of(form, images, height, width, place.apart)
+    plan = plan_best(
+        isa, form, (choice.rows, choice.cols), planes, terms.mean, blocks, grid, few=choice.few, fixed=place.fixed,
+        speed=speed_of(isa, asm.processor),
+    )  # fmt: skip
     if choice.few:
-        spec = FewSpec(form, place.apart, choice.rows, *epilogue, every=place.every[1], stride=place.stride[1])
+        spec = FewSpec(
+            form, place.apart, choice.rows, *epilogue, every=place.every[1], stride=place.stride[1], mixed=plan.mixed
+        )
     else:
         unroll = conv.unroll_of(isa, "dense", terms.unroll)
-        images, height, width = (concrete(size, asm.graph.nominal) for size in (y.batch, place.height, place.width))
-        grid = Grid.of(form, images, height, width, place.apart)
         streams = streams_of(isa, asm.processor, len(inputs), choice.cols, ceil_div(grid.total, choice.rows))
         tile = choice.rows, choice.cols, blocks % choice.cols
-        plan = plan_best(
-            isa, form, tile[:2], planes, terms.mean, blocks, grid, speed=speed_of(isa, asm.processor)
-        )
         strips = ceil_div(min(plan.tiles, grid.total), choice.rows)
         lines = lines_of(isa, choice.cols, unroll, strips, plan.mixed)
         spec = WinogradSpec(
@@ -237,11 +245,12 @@ def arguments(step: Step, bound: Binding) -> Sequence[Word]:
     planes = x.planes
     if call.phases is not None:
         planes = np.add.outer(planes, call.phases.places(x.row, x.pixel)).reshape(-1)
-    few, mixed = isinstance(spec, FewSpec), isinstance(spec, WinogradSpec) and spec.mixed
+    few = isinstance(spec, FewSpec)
+    mixed = spec.mixed and not few
     tile = (spec.together, 1) if isinstance(spec, FewSpec) else (spec.rows, spec.cols)
     plan = plan_blocks(
         call.isa, form, tile, len(planes), call.terms.mean, blocks, grid, bound.threads,
-        few=few, mixed=mixed, speed=speed_of(call.isa, host_processor()),
+        few=few, mixed=spec.mixed, speed=speed_of(call.isa, host_processor()),
     )  # fmt: skip
     # the last strip of a point may reach beyond the tiles of a mixed block, for it may begin anywhere
     tiles = plan.tiles + tile[0] * mixed

@@ -15,7 +15,7 @@ from convc.backends.cpu.activations import name_end, write_parameters
 from convc.backends.cpu.isa import Isa
 from convc.backends.cpu.winograd import SIZES, finish, placed
 from convc.backends.cpu.winograd_points import Form
-from convc.backends.cpu.winograd_tiles import WORDS, add_facts, whole
+from convc.backends.cpu.winograd_tiles import WORDS, add_facts, add_pair_facts, kinds_of_pairs, whole
 from convc.backends.cpu.writer import Writer
 
 ARGUMENTS = [*SIZES, "v_row", "v_group", "scratch", "scratch_step"]
@@ -32,7 +32,7 @@ measured.
 @dataclass(frozen=True, slots=True)
 class FewSpec:
     """What changes the instructions: the form, `apart` pixels between taps, `every` and `stride` as in WinogradSpec,
-    tiles of a group, the epilogue.
+    tiles of a group, the epilogue; `mixed`: whether a group is a map of 2 x 2 tiles, smaller ones among them.
     """
 
     form: Form
@@ -44,12 +44,13 @@ class FewSpec:
     pool: str = ""
     every: int = 1
     stride: int = 1
+    mixed: bool = False
 
     def name(self, isa: Isa) -> str:
         """The kernel's name: its facts in order."""
         facts = ["f32", "winograd", str(self.form), "few", *placed(self)]
         facts += [f"pool_{self.pool}"] * bool(self.pool)
-        facts += [f"{self.form.rows}x{self.together}"]
+        facts += [f"{self.form.rows}x{self.together}"] + ["mixed"] * self.mixed
         return "_".join(facts + name_end(self.residual, self.activation)) + f"__{isa.name}"
 
 
@@ -65,6 +66,7 @@ def emit(spec: FewSpec, isa: Isa) -> tuple[str, str]:
     out = Writer(spec.name(isa), ARGUMENTS, about)
     parameters = write_parameters(out, spec.params, len(ARGUMENTS), isa.lanes)
     vector, d, g, n = isa.lanes * 4, spec.apart, spec.together, spec.form.rows
+    kinds = kinds_of_pairs(spec.form) if spec.mixed else whole(spec.form)
     out("per_map = tile_rows * tile_cols", f"per_image = per_map * {d * d}", "total = images * per_image")
     out("blocks = (total + T - 1) // T", "facts = scratch + thread * scratch_step")
     out(f"v = facts + (T * {WORDS * 8} + 63) // 64 * 64", f"products = v + (T + {g - 1}) // {g} * v_group")
@@ -72,19 +74,20 @@ def emit(spec: FewSpec, isa: Isa) -> tuple[str, str]:
         out("block = item // parts", "part = item - block * parts", "first = block * T", "count = total - first")
         out("if count > T: count = T", f"groups = (count + {g - 1}) // {g}")
         with out.block("for t in range(count)"):
-            add_facts(out, spec, vector)
+            (add_pair_facts if spec.mixed else add_facts)(out, spec, vector)
         with out.block("for plane in range(planes)"):
             out("source = x + load_i64(x_planes, plane)")
-            with out.block("for t in range(count)"):
-                out(f"group = t // {g}", f"to = v + group * v_group + plane * {n * g * vector}")
-                out(f"xp = source + load_i64(facts, t * {WORDS})", f"to += (t - group * {g}) * {vector}")
-                sizes = f"{n}, {n}, {d * spec.stride}, {isa.lanes}"
-                out(f"winograd_input(xp, x_row * {d}, to, v_row, {g * vector}, {sizes})")
+            for kind in kinds:
+                with out.block(f"for t in {kind.tiles}"):
+                    out(f"group = t // {g}", f"to = v + group * v_group + plane * {n * g * vector}")
+                    out(f"xp = source + load_i64(facts, t * {WORDS})", f"to += (t - group * {g}) * {vector}")
+                    sizes = f"{kind.form.rows}, {kind.form.columns}, {d * spec.stride}, {isa.lanes}"
+                    out(f"winograd_input(xp, x_row * {d}, to, v_row, {g * vector}, {sizes})")
         out("begin = blocks_out * part // parts", "end = blocks_out * (part + 1) // parts")
         with out.block("for q in range(begin, end)"):
             _multiply(out, spec, isa)
             at = f"products + (t // {g}) * {n * n * g * vector} + (t - t // {g} * {g}) * {n * vector}"
-            finish(out, spec, isa, parameters, f"{at}, {n * g * vector}, {vector}", whole(spec.form))
+            finish(out, spec, isa, parameters, f"{at}, {n * g * vector}, {vector}", kinds)
     return out.finish()
 
 
@@ -117,5 +120,5 @@ def _steps(out: Writer, spec: FewSpec, isa: Isa, row: int) -> None:
     with out.block("while wp < end_w"):  # one step a turn: with two, LLVM spills accumulators
         for stream in range(STREAMS):
             out(f"fetch(later + {stream * CHUNK * 9 * vector // STREAMS})")
-        out(f"acc = points_fma(acc, xp + load_i32(entry, 0) * 4, wp, {row})")
+        out(f"acc = points_fma(acc, xp + load_i32(entry, 0) * 4, wp, {row}, {spec.mixed})")
         out(f"wp += {9 * vector}", "entry += 4", "later += rate")

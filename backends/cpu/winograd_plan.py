@@ -13,7 +13,7 @@ from functools import partial
 from convc.backends.cpu import conv
 from convc.backends.cpu.isa import TYPICAL, Isa, Speed
 from convc.backends.cpu.split import APART_BYTES_A_CYCLE, crossing_cycles, misplaced
-from convc.backends.cpu.winograd_points import Form, shrinks
+from convc.backends.cpu.winograd_points import PAIR, Form, shrinks
 
 CACHE_BYTES = 1280 << 10
 """Of the second-level cache: what transformed inputs and products may take before they are read from farther away."""
@@ -72,6 +72,11 @@ class Grid:
         """Whether smaller tiles cover the maps, too."""
         return (self.full_rows, self.full_columns) != (self.rows, self.columns) and self.maps > 0
 
+    @property
+    def paired(self) -> bool:
+        """Whether a map is 2 x 2 tiles, one of each kind."""
+        return (self.rows, self.columns, self.full_rows, self.full_columns) == (2, 2, 1, 1)
+
 
 def _tiles_along(size: int, outputs: int, taps: int) -> tuple[int, int]:
     tiles = ceil_div(size, outputs)
@@ -105,12 +110,13 @@ def part_blocks(blocks_out: int, cols: int, parts: int) -> int:
 
 def plan_best(
     isa: Isa, form: Form, tile: tuple[int, int], planes: int, channels: float, blocks_out: int, grid: Grid, *,
-    few: bool = False, speed: Speed = TYPICAL,
+    few: bool = False, fixed: bool = False, speed: Speed = TYPICAL,
 ) -> Plan:  # fmt: skip
     """How one thread computes the tiles soonest: as whole ones, or with smaller ones among them. `channels`: of the
-    sum at a point, on average.
+    sum at a point, on average; `fixed`: whether maps have the same size in every call.
     """
-    ways = (False, True) if grid.uneven and not few else (False,)
+    possible = fixed and grid.paired and tile[0] == len(PAIR) if few else grid.uneven
+    ways = (False, True) if possible else (False,)
     plans = [
         plan_blocks(isa, form, tile, planes, channels, blocks_out, grid, 1, few=few, mixed=mixed, speed=speed)
         for mixed in ways
@@ -127,7 +133,7 @@ def plan_blocks(
     groups, total = ceil_div(blocks_out, cols), grid.total
     bytes_of_weights = (9 if few else form.points) * channels * blocks_out * isa.lanes * 4
     again = replace(speed, weights=speed.again) if bytes_of_weights <= THIRD_BYTES else speed
-    cuts = list(_mixed_cuts(form, grid) if mixed else _cuts(form, total, rows, few, blocks_out % cols == 0))
+    cuts = list(_mixed_cuts(form, grid) if mixed and not few else _cuts(form, total, rows, few, blocks_out % cols == 0))
     best: Plan | None = None
     for parts in _parts(threads, groups):
         part = part_blocks(blocks_out, cols, parts)
@@ -141,7 +147,7 @@ def plan_blocks(
                 cycles += misplaced(cut.pieces, threads) * (read + written) / APART_BYTES_A_CYCLE
             for of_item, times in ((speed, 1), (again, ceil_div(cut.pieces * parts, threads) - 1)):
                 if times and few:
-                    cycles += times * _item_few(isa, of_item, form, tile, planes, channels, part, cut.tiles)
+                    cycles += times * _item_few(isa, of_item, form, tile, planes, channels, part, cut.tiles, mixed)
                 elif times:
                     cycles += times * _item(isa, of_item, form, tile, planes, channels, part, cut.kinds)
             if best is None or cycles < best.cycles:
@@ -228,10 +234,12 @@ def _item(
 
 
 def _item_few(
-    isa: Isa, speed: Speed, form: Form, tile: tuple[int, int], planes: int, channels: float, blocks_out: int, size: int
-) -> float:
+    isa: Isa, speed: Speed, form: Form, tile: tuple[int, int], planes: int, channels: float, blocks_out: int, size: int,
+    mixed: bool,
+) -> float:  # fmt: skip
     rows = form.rows
-    step = rows * rows * tile[0] + speed.few_row * rows  # a cycle each: every multiply-add loads its own factor
+    products = (2 * rows - 1) ** 2 if mixed else rows * rows * tile[0]
+    step = products + speed.few_row * rows  # a cycle each: every multiply-add loads its own factor
     weights = 9 * channels * blocks_out * isa.lanes * 4 / speed.weights
     groups = ceil_div(size, tile[0])
     multiply = blocks_out * groups * (channels * step + rows * (STRIP_CYCLES + rows * tile[0]))

@@ -31,6 +31,10 @@ LARGEST_TILE = 6
 """Outputs along an axis: F(1 x 8, 1 x 3) would have 7 times the error of the direct kernel."""
 MOST_OUTPUTS = 16
 """Of a tile: F(5 x 5, 2 x 2) would have 2.9 times the error, and is no sooner than F(3 x 3, 2 x 2), which has 0.9."""
+PAIR = ((1, 0), (0, 0), (0, 1), (1, 1))
+"""Outputs along each axis that mixed tiles have less than whole ones, in the order in which they lie: of any point,
+those that have it are side by side.
+"""
 AT_A_TIME = 8192
 """Kernels that are transformed together: what they take in float64 stays in a cache."""
 

@@ -17,7 +17,7 @@ from convc.backends.cpu.primitives import F32, I64, Tile, Value, fma, literal, l
 from convc.backends.cpu.tiles import tile_join, tile_parts
 from convc.backends.cpu.vecexp import const
 from convc.backends.cpu.vecmath import maximum
-from convc.backends.cpu.winograd_points import Matrix, input_matrix, output_matrix, places, whole_matrix
+from convc.backends.cpu.winograd_points import PAIR, Matrix, input_matrix, output_matrix, places, whole_matrix
 
 
 def _combine(builder: Any, row: Sequence[float], vectors: Sequence[Value]) -> Value:
@@ -104,25 +104,35 @@ def winograd_input(
 
 
 @intrinsic(prefer_literal=True)
-def points_fma(typingctx: Any, tile: Any, x: Any, w: Any, line: Any) -> Any:
+def points_fma(typingctx: Any, tile: Any, x: Any, w: Any, line: Any, mixed: Any) -> Any:
     """tile[j, t] += float at (x + (j * tiles + t) vectors) * point j of row `line` of the points of the 3 x 3 kernels
-    at w: nine vectors that `weigh_kernels` has weighed.
+    at w: nine vectors that `weigh_kernels` has weighed. `mixed`: tiles lie as PAIR says, and what is no point of a
+    smaller one is 0.
     """
-    row = literal(line, "line")
+    row, pairs = literal(line, "line"), bool(mixed.literal_value)
+    left_out = {
+        (j, t)
+        for j in range(tile.rows)
+        for t, (fewer, narrower) in enumerate(PAIR if pairs else ())
+        if (fewer and row == tile.rows - 2) or (narrower and j == tile.rows - 2)
+    }
 
     def codegen(context: Any, builder: Any, signature: Any, args: Sequence[Value]) -> Value:
-        tile_value, x, w, _ = args
+        tile_value, x, w, *_ = args
         width, whole = tile.lanes * 4, whole_matrix(3, tile.rows)
         g = [[load_vector(builder, w, tile.lanes, (3 * a + b) * width) for a in range(3)] for b in range(3)]
         points = _times(builder, whole, [_combine(builder, whole[row], column) for column in g])
         parts = tile_parts(builder, tile, tile_value)
         for index in range(len(parts)):
+            if divmod(index, tile.cols) in left_out:
+                parts[index] = const(parts[index], 0.0)
+                continue
             at = pointer(builder, x, F32, index * width)
             factor = splat(builder, builder.load(at, align=4), tile.lanes)
             parts[index] = fma(builder, factor, points[index // tile.cols], parts[index])
         return tile_join(builder, tile, parts)
 
-    return tile(tile, types.int64, types.int64, line), codegen
+    return tile(tile, types.int64, types.int64, line, mixed), codegen
 
 
 @intrinsic(prefer_literal=True)

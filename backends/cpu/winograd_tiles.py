@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from convc.backends.cpu.winograd_points import Form, shrinks
+from convc.backends.cpu.winograd_points import PAIR, Form, shrinks
 from convc.backends.cpu.writer import Writer
 
 WORDS = 5
@@ -36,11 +36,17 @@ class Placed(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """Tiles `first` to `last` of a block, as written in a kernel, have one form."""
+    """Tiles `first` to `last` of a block, every so many of them, as written in a kernel, have one form."""
 
     first: str
     last: str
     form: Form
+    every: int = 1
+
+    @property
+    def tiles(self) -> str:
+        """The tiles, as written in a loop."""
+        return f"range({self.first}, {self.last}" + (f", {self.every})" if self.every > 1 else ")")
 
 
 def whole(form: Form) -> list[Kind]:
@@ -51,15 +57,35 @@ def whole(form: Form) -> list[Kind]:
 def kinds_of(form: Form) -> list[Kind]:
     """The kinds of tiles of a block that `begin_mixed` has counted."""
     low, thin = shrinks(form.down, form.height), shrinks(form.across, form.breadth)
-    all_kinds = [
-        ("0", "end_low", 1, 0), ("end_low", "end_whole", 0, 0), ("end_whole", "end_thin", 0, 1),
-        ("end_thin", "count", 1, 1),
-    ]  # fmt: skip
+    ends = ("0", "end_low", "end_whole", "end_thin", "count")
+    all_kinds = [(first, last, *less) for first, last, less in zip(ends[:-1], ends[1:], PAIR, strict=True)]
     return [
         Kind(first, last, Form(form.down - fewer, form.across - narrower, form.height, form.breadth))
         for first, last, fewer, narrower in all_kinds
         if low >= fewer and thin >= narrower
     ]
+
+
+def kinds_of_pairs(form: Form) -> list[Kind]:
+    """Those of blocks of maps of 2 x 2 tiles, which lie map by map."""
+    return [
+        Kind(str(index), "count", Form(form.down - fewer, form.across - narrower, form.height, form.breadth), len(PAIR))
+        for index, (fewer, narrower) in enumerate(PAIR)
+    ]
+
+
+def add_pair_facts(out: Writer, spec: Placed, vector: int) -> None:
+    """Where tile t of a block of maps of 2 x 2 tiles lies, and how much of it there is."""
+    form, d = spec.form, spec.apart
+    out(f"j = (first + t) // {len(PAIR)}", f"kind = first + t - j * {len(PAIR)}", f"image = j // {d * d}")
+    out("down = 0", "along = 0")
+    for letter, axis, size in (("down", 0, form.down), ("along", 1, form.across)):
+        kinds = " or ".join(f"kind == {index}" for index, less in enumerate(PAIR) if less[axis])
+        with out.block(f"if {kinds}"):
+            out(f"{letter} = {size * d}")
+    if d > 1:
+        out(f"phase = j - image * {d * d}", f"down += phase // {d}", f"along += phase - phase // {d} * {d}")
+    _write_facts(out, spec, vector, ("down", "along"), ("down", "along"))
 
 
 def begin_mixed(out: Writer, spec: Placed) -> None:

@@ -34,13 +34,13 @@ class Axis:
 
     @staticmethod
     def of(kernel: int, stride: int, padding: int) -> Axis:
-        """The one with the fewest taps."""
+        """The one with the fewest taps, and the fewest zeros ahead of x."""
 
         def starting(early: int) -> Axis:
             first, last = (early - padding) // stride, (kernel - 1 - padding + early) // stride
             return Axis(stride, early, first, last - first + 1)
 
-        return min((starting(early) for early in range(stride)), key=lambda axis: (axis.taps, axis.early))
+        return min((starting(early) for early in range(stride)), key=lambda axis: (axis.taps, axis.before))
 
     def pixels(self, size: Size) -> Size:
         """Pixels of a phase of `size` pixels."""

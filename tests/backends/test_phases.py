@@ -69,9 +69,9 @@ def test_kernels_go_to_their_phases() -> None:
     weights = np.arange(1, 19, dtype=np.float32).reshape(1, 2, 3, 3)
     found = cut.kernels(weights)
     assert found.shape == (1, 8, 2, 2) and sorted(found[found != 0]) == list(range(1, 19))
-    # the middle tap lies on even rows and columns, the corners on odd ones
-    np.testing.assert_array_equal(found[0, 0], [[0, 0], [0, 5]])
-    np.testing.assert_array_equal(found[0, 3], [[1, 3], [7, 9]])
+    # phases begin a row and a column ahead: the corners lie on the first, the middle tap on the last
+    np.testing.assert_array_equal(found[0, 0], [[1, 3], [7, 9]])
+    np.testing.assert_array_equal(found[0, 3], [[5, 0], [0, 0]])
 
 
 @pytest.mark.parametrize("padding", [(0, 0), (1, 1), (2, 1), (3, 0)])

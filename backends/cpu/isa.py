@@ -98,7 +98,7 @@ def speed_of(isa: Isa, processor: str) -> Speed:
     if not processor.startswith("znver"):
         return TYPICAL
     if (isa.lanes, processor) == (16, "znver4"):
-        return Speed(multiply_adds=1.0, weights=7.0, again=20.0, waited=0.5, few_row=6.0, few_waited=0.7)
+        return Speed(multiply_adds=1.0, weights=7.0, again=20.0, waited=0.5, few_row=6.0, few_waited=0.3)
     return Speed(weights=7.0, again=20.0, near=28.0, waited=0.5)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from convc.backends.aligned import aligned_empty
 from convc.backends.assemble import Assembler
 from convc.backends.binding import Binding, Word, offsets_table
-from convc.backends.cpu import conv, merge
+from convc.backends.cpu import conv, merge, winograd_few
 from convc.backends.cpu.activations import float_word, function_of
 from convc.backends.cpu.channels import Channels, bias_of, make_taps, pack_weights, rows_of
 from convc.backends.cpu.choice import Choice
@@ -166,8 +166,9 @@ def append(
     )  # fmt: skip
     if choice.few:
         spec = FewSpec(
-            form, place.apart, choice.rows, *epilogue, every=place.every[1], stride=place.stride[1], mixed=plan.mixed
-        )
+            form, place.apart, choice.rows, winograd_few.streams_of(asm.processor), *epilogue, every=place.every[1],
+            stride=place.stride[1], mixed=plan.mixed,
+        )  # fmt: skip
     else:
         unroll = conv.unroll_of(isa, "dense", terms.unroll)
         streams = streams_of(isa, asm.processor, len(inputs), choice.cols, ceil_div(grid.total, choice.rows))

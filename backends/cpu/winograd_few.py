@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from convc.backends.cpu.activations import name_end, write_parameters
-from convc.backends.cpu.isa import Isa
+from convc.backends.cpu.isa import Isa, one_stream
 from convc.backends.cpu.winograd import SIZES, finish, placed
 from convc.backends.cpu.winograd_points import Form
 from convc.backends.cpu.winograd_tiles import WORDS, add_facts, add_pair_facts, kinds_of_pairs, whole
@@ -23,21 +23,19 @@ ARGUMENTS = [*SIZES, "v_row", "v_group", "scratch", "scratch_step"]
 KERNEL = (3, 3)
 CHUNK = 32
 """Input channels of a chunk: 18 KB of kernels of 16 lanes."""
-STREAMS = 2
-"""In which the next kernels are fetched: processors follow each by itself. Two are 20 % over one and 2 to 3 over three,
-measured.
-"""
 
 
 @dataclass(frozen=True, slots=True)
 class FewSpec:
     """What changes the instructions: the form, `apart` pixels between taps, `every` and `stride` as in WinogradSpec,
-    tiles of a group, the epilogue; `mixed`: whether a group is a map of 2 x 2 tiles, smaller ones among them.
+    tiles of a group, in how many streams the next kernels are fetched, the epilogue; `mixed`: whether a group is a map
+    of 2 x 2 tiles, smaller ones among them.
     """
 
     form: Form
     apart: int
     together: int
+    streams: int
     residual: bool
     activation: str
     params: int
@@ -50,8 +48,16 @@ class FewSpec:
         """The kernel's name: its facts in order."""
         facts = ["f32", "winograd", str(self.form), "few", *placed(self)]
         facts += [f"pool_{self.pool}"] * bool(self.pool)
-        facts += [f"{self.form.rows}x{self.together}"] + ["mixed"] * self.mixed
+        facts += [f"{self.form.rows}x{self.together}s{self.streams}"] + ["mixed"] * self.mixed
         return "_".join(facts + name_end(self.residual, self.activation)) + f"__{isa.name}"
+
+
+def streams_of(processor: str) -> int:
+    """Of the next kernels. Xeons follow each by itself: two are 20 % over one and 2 to 3 over three. Zen seems to drop
+    what it is asked for while it waits for as much as it can: in four streams, lines are asked for two or three times,
+    and 512 channels of 7x7 with cold weights take 0.76 ms in the place of 0.89.
+    """
+    return 4 if one_stream(processor) else 2
 
 
 def together(isa: Isa, form: Form) -> int:
@@ -98,8 +104,8 @@ def _multiply(out: Writer, spec: FewSpec, isa: Isa) -> None:
     out(f"weights = u + q * K * {9 * vector}", "start = 0")
     with out.block("while start < K"):
         out(f"stop = start + {CHUNK}", "if stop > K: stop = K", f"ahead = weights + stop * {9 * vector}")
-        # the first group fetches the kernels of the next chunk, which follow these, in three streams
-        out(f"rate = {9 * vector // n // STREAMS + 1}", "later = ahead")
+        # the first group fetches the kernels of the next chunk, which follow these, in streams
+        out(f"rate = {9 * vector // n // spec.streams + 1}", "later = ahead")
         with out.block("for group in range(groups)"), out.block(f"for row in range({n})"):
             out("xp = v + group * v_group + row * v_row")
             out(f"sum = products + (group * {n} + row) * {line}", f"wp = weights + start * {9 * vector}")
@@ -118,7 +124,7 @@ def _multiply(out: Writer, spec: FewSpec, isa: Isa) -> None:
 def _steps(out: Writer, spec: FewSpec, isa: Isa, row: int) -> None:
     vector = isa.lanes * 4
     with out.block("while wp < end_w"):  # one step a turn: with two, LLVM spills accumulators
-        for stream in range(STREAMS):
-            out(f"fetch(later + {stream * CHUNK * 9 * vector // STREAMS})")
+        for stream in range(spec.streams):
+            out(f"fetch(later + {stream * CHUNK * 9 * vector // spec.streams})")
         out(f"acc = points_fma(acc, xp + load_i32(entry, 0) * 4, wp, {row}, {spec.mixed})")
         out(f"wp += {9 * vector}", "entry += 4", "later += rate")

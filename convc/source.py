@@ -10,10 +10,11 @@ from typing import Any
 from convc.dims import Dim, Size
 from convc.errors import InputError, LimitError, ModelError
 from convc.files import regular_file_size
-from convc.frontends.torch import is_module, load_torch
+from convc.frontends.torch import is_module, is_program, load_program, load_torch
 from convc.ir.graph import Graph, Node, graph_input, make_node
 from convc.limits import Limits
 
+TORCH_FILES = frozenset({".pt", ".pth", ".pt2"})
 InputShapes = Mapping[str, Sequence[int | str | None]]
 
 
@@ -24,7 +25,8 @@ def read_source(
     example_inputs: Sequence[Any] | None = None,
     limits: Limits | None = None,
 ) -> Graph:
-    """The graph of a convc.Graph, an onnx.ModelProto or its bytes, a torch.nn.Module, `zoo:NAME`, or a path.
+    """The graph of a convc.Graph, an onnx.ModelProto or its bytes, a torch.nn.Module or torch.export.ExportedProgram,
+    `zoo:NAME`, or a path.
 
     A path ending in .txt is read as the textual form, with constants from the .safetensors file of the same name beside
     it, any other as ONNX. `input_shapes` overrides the shapes of inputs by name: a number fixes a size, a name makes it
@@ -39,6 +41,8 @@ def read_source(
         raise InputError(
             f"example_inputs belongs to PyTorch modules, and this is a {type(source).__name__}", hint="leave it out"
         )
+    if is_program(source):
+        return load_program(source, input_shapes=input_shapes, limits=limits)
     if isinstance(source, Graph):
         return with_input_shapes(source, input_shapes or {})
     if isinstance(source, str) and source.startswith("zoo:"):
@@ -49,13 +53,18 @@ def read_source(
         return with_input_shapes(read_text(source, limits), input_shapes or {})
     if isinstance(source, (str, os.PathLike)) and Path(source).suffix == ".convc":
         raise InputError(f"{os.fspath(source)} is compiled already", hint="use convc.load")
+    if isinstance(source, (str, os.PathLike)) and Path(source).suffix in TORCH_FILES:
+        raise InputError(
+            f"{os.fspath(source)} is one of PyTorch's files, and reading those may run what is in them",
+            hint="load it with torch where you trust it, and give the torch.nn.Module or the ExportedProgram",
+        )
     if isinstance(source, (str, os.PathLike, bytes, bytearray, memoryview)) or type(source).__name__ == "ModelProto":
         from convc.frontends.onnx import load_onnx
 
         return load_onnx(source, input_shapes=input_shapes, limits=limits)
     raise InputError(
         f"a {type(source).__name__} is no model",
-        hint="give a path, zoo:NAME, an onnx.ModelProto, a torch.nn.Module or a convc.Graph",
+        hint="give a path, zoo:NAME, an onnx.ModelProto, a torch.nn.Module, an ExportedProgram or a convc.Graph",
     )
 
 

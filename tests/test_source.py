@@ -65,6 +65,8 @@ def test_compiled_files_and_other_objects_are_refused(tmp_path: Path) -> None:
     write_container(tmp_path / "net.convc", {})
     with pytest.raises(InputError, match="net.convc is compiled already. Hint: use convc.load"):
         read_source(tmp_path / "net.convc")
+    with pytest.raises(InputError, match="net.pt2 is one of PyTorch's files.* Hint: load it with torch"):
+        read_source(tmp_path / "net.pt2")
     with pytest.raises(InputError, match="a dict is no model. Hint: give a path"):
         read_source({})
 

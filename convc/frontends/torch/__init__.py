@@ -1,4 +1,4 @@
-"""The PyTorch frontend: a torch.nn.Module in evaluation mode to a Graph, through torch.export.
+"""The PyTorch frontend: a torch.nn.Module in evaluation mode, or a torch.export.ExportedProgram, to a Graph.
 
 torch is imported only when a module is read; no other part of convc knows it.
 """
@@ -43,4 +43,26 @@ def load_torch(
     return import_module(module, example_inputs, input_shapes=input_shapes or {}, limits=limits)
 
 
-__all__ = ["is_module", "load_torch"]
+def is_program(source: object) -> bool:
+    """Whether `source` is a torch.export.ExportedProgram, told without importing torch."""
+    return any(c.__name__ == "ExportedProgram" and c.__module__.startswith("torch.") for c in type(source).__mro__)
+
+
+def load_program(
+    program: Any, *, input_shapes: Mapping[str, Sequence[int | str | None]] | None = None,
+    limits: Limits = _DEFAULT_LIMITS,
+) -> Graph:  # fmt: skip
+    """Read a torch.export.ExportedProgram, as torch.export.export makes and torch.export.load reads them.
+
+    What was exported as dynamic is symbolic, N along axis 0; `input_shapes` fixes or names it, and must fix what was
+    exported for sizes up to a largest. Parameters share the program's memory.
+
+    Raises ModelError for element types other than float32 and for what convc cannot take; InputError for shapes that
+    the program was not exported for; LimitError.
+    """
+    from convc.frontends.torch.importer import import_program
+
+    return import_program(program, input_shapes=input_shapes or {}, limits=limits)
+
+
+__all__ = ["is_module", "is_program", "load_program", "load_torch"]

@@ -5,9 +5,11 @@ What depends on parameters and buffers only (weight normalisation, position tabl
 
 from __future__ import annotations
 
+import itertools
 import math
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
@@ -19,9 +21,10 @@ from convc.errors import Error, LimitError, ModelError
 from convc.frontends.scales import FIX_SIZES
 from convc.frontends.torch.context import Builder, Call, Const, Importer
 from convc.frontends.torch.inputs import Input, InputShapes, check_module, label, named_inputs
-from convc.frontends.torch.names import Names
+from convc.frontends.torch.names import Names, layers_of, layers_seen
+from convc.frontends.torch.program import check_tensors, name_of, program_inputs
 from convc.frontends.torch.table import IDENTITIES, IMPORTERS
-from convc.frontends.torch.trace import trace
+from convc.frontends.torch.trace import functional, trace
 from convc.ir.dag import ancestors
 from convc.ir.graph import Graph, Node, Output, graph_input, make_node
 from convc.limits import Limits
@@ -37,24 +40,55 @@ SIZE_FUNCTIONS: dict[Any, Callable[..., Any]] = {
 """What may be done to symbolic sizes; to numbers, anything."""
 
 
+@dataclass(frozen=True, eq=False)
+class Traced:
+    """A functional torch.export.ExportedProgram, what it was called, its inputs, and what its modules hold and are."""
+
+    program: Any
+    name: str
+    inputs: Sequence[Input]
+    tensors: Mapping[str, Any]
+    modules: Mapping[str, bool]
+
+
 def import_module(
     module: Any, example_inputs: Sequence[Any] | None, *, input_shapes: InputShapes, limits: Limits
 ) -> Graph:
     """The work of `convc.frontends.torch.load_torch`."""
     check_module(module)
     inputs = named_inputs(module, example_inputs, input_shapes)
-    program = trace(module, inputs, lambda p: [n.target for n in _unknown(p)])
+    program = trace(module, inputs, _unknown_operators)
+    parts = module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False)
+    tensors = dict(itertools.chain(*parts))
+    return _import(Traced(program, label(module), inputs, tensors, layers_of(module)), limits)
+
+
+def import_program(program: Any, *, input_shapes: InputShapes, limits: Limits) -> Graph:
+    """The work of `convc.frontends.torch.load_program`."""
+    tensors = {**program.state_dict, **program.constants}
+    check_tensors(program, tensors)
+    inputs = program_inputs(program, input_shapes)
+    made = functional(program, _unknown_operators)
+    return _import(Traced(made, name_of(program), inputs, tensors, layers_seen(program)), limits)
+
+
+def _unknown_operators(program: Any) -> list[Any]:
+    return [node.target for node in _unknown(program)]
+
+
+def _import(traced: Traced, limits: Limits) -> Graph:
+    program, inputs = traced.program, traced.inputs
     calls = _live(program)
-    _check_operators(program, module, Names(module, calls))
+    _check_operators(program, traced.name, Names(traced.modules, calls))
     nominal = {str(s): n for i in inputs for s, n in zip(i.shape, i.nominal, strict=True) if isinstance(s, Dim)}
-    names = Names(module, [n for n in calls if _computes(n)])
-    builder = Builder(limits, nominal, frozenset([*names.modules, *module.state_dict(), *(i.name for i in inputs)]))
-    env = _declare(builder, program, module, inputs)
+    names = Names(traced.modules, [n for n in calls if _computes(n)])
+    builder = Builder(limits, nominal, frozenset([*names.modules, *traced.tensors, *(i.name for i in inputs)]))
+    env = _declare(builder, traced)
     with torch.no_grad():
         for node in calls:
             env[node] = _import_call(builder, node, env, names)
         outputs = _outputs(builder, program, env)
-    made = Graph.build(label(module), builder.nodes.values(), outputs, nominal)
+    made = Graph.build(traced.name, builder.nodes.values(), outputs, nominal)
     used = ancestors(made, [o.node for o in outputs])
     graph = Graph.build(made.name, [n for n in made.nodes if n.name in used or n.op == "input"], outputs, nominal)
     macs = graph.macs()
@@ -126,11 +160,11 @@ def _user_inputs(program: Any) -> list[Any]:
     return [n for n, spec in zip(placeholders, specs, strict=True) if spec.kind.name == "USER_INPUT"]
 
 
-def _check_operators(program: Any, module: Any, names: Names) -> None:
+def _check_operators(program: Any, label: str, names: Names) -> None:
     """Raise ModelError for side effects, and one that lists every operator that convc does not know."""
     for spec in program.graph_signature.output_specs:
         if spec.kind.name == "BUFFER_MUTATION":
-            raise ModelError(f"{label(module)} writes to its buffer {spec.target}", hint="keep state outside forward")
+            raise ModelError(f"{label} writes to its buffer {spec.target}", hint="keep state outside forward")
     unknown: dict[str, list[str]] = {}
     for node in _unknown(program):
         unknown.setdefault(str(node.target), []).append(names.of(node)[0])
@@ -138,7 +172,7 @@ def _check_operators(program: Any, module: Any, names: Names) -> None:
         more = {op: f" and {len(places) - 1} more" if places[1:] else "" for op, places in unknown.items()}
         texts = [f"{op} ({places[0]}{more[op]})" for op, places in unknown.items()]
         raise ModelError(
-            f"{label(module)} uses operators that are not supported: {', '.join(texts)}",
+            f"{label} uses operators that are not supported: {', '.join(texts)}",
             hint="replace them (nothing that depends on values or chance can be compiled); where they work on sizes, "
             + FIX_SIZES,
         )
@@ -147,20 +181,21 @@ def _check_operators(program: Any, module: Any, names: Names) -> None:
 # Values.
 
 
-def _declare(builder: Builder, program: Any, module: Any, inputs: Sequence[Input]) -> Environment:
+def _declare(builder: Builder, traced: Traced) -> Environment:
     """Input nodes in order, and a Const for each parameter, buffer and constant."""
     env: Environment = {}
-    waiting = iter(inputs)
+    program, waiting = traced.program, iter(traced.inputs)
     held = {**getattr(program, "tensor_constants", {}), **getattr(program, "constants", {})}
     for node, spec in zip(
         [n for n in program.graph.nodes if n.op == "placeholder"], program.graph_signature.input_specs, strict=True
     ):
-        if spec.kind.name == "USER_INPUT":
+        if spec.kind.name == "USER_INPUT" and hasattr(spec.arg, "value"):
+            env[node] = spec.arg.value  # an argument that is no tensor
+        elif spec.kind.name == "USER_INPUT":
             one = next(waiting)
             env[node] = builder.add(graph_input(builder.claim(one.name, owner=True), one.dtype, one.shape))
         elif spec.kind.name in {"PARAMETER", "BUFFER"}:
-            owner, _, name = spec.target.rpartition(".")
-            env[node] = Const(getattr(module.get_submodule(owner), name), spec.target)
+            env[node] = Const(traced.tensors[spec.target], spec.target)
         elif spec.target in held:
             env[node] = Const(held[spec.target], node.name)
     return env

@@ -48,10 +48,11 @@ def check_module(module: Any) -> None:
         raise ModelError(f"{kind}: {where} is in training mode", hint="call .eval() on the module first")
     for what, tensors in (("parameter", module.named_parameters()), ("buffer", module.named_buffers())):
         for name, tensor in tensors:
-            _check_dtype(tensor, f"{kind}: {what} {name}")
+            check_dtype(tensor, f"{kind}: {what} {name}")
 
 
-def _check_dtype(tensor: Any, what: str) -> None:
+def check_dtype(tensor: Any, what: str) -> None:
+    """Raise ModelError where a tensor's elements are floating point, and not float32."""
     if (tensor.is_floating_point() or tensor.is_complex()) and str(tensor.dtype) != "torch.float32":
         raise ModelError(f"{what} is {str(tensor.dtype).removeprefix('torch.')}, expected float32",
                          hint="call .float() on the module and its inputs")  # fmt: skip
@@ -74,7 +75,7 @@ def named_inputs(module: Any, example_inputs: Sequence[Any] | None, input_shapes
         if not isinstance(tensor, torch.Tensor):
             raise InputError(f"example input {name} is a {type(tensor).__name__}, expected a tensor",
                              hint="wrap the module so that forward takes tensors only")  # fmt: skip
-        _check_dtype(tensor, f"example input {name}")
+        check_dtype(tensor, f"example input {name}")
     for name in input_shapes:
         if name not in named:
             raise InputError(f"input_shapes names {name}, which is no input", hint=f"inputs are {', '.join(named)}")

@@ -21,6 +21,8 @@ ROUNDS = 4
 """Unknown operators are taken apart this many times before they are given up."""
 
 
+LEAST = 2
+"""Tracing takes every size to be other than 0 and 1; an operator's own rules serve those, too."""
 LARGEST = 1 << 31
 """Of symbolic sizes: without a bound, older versions of torch reckon with the end of the integers."""
 
@@ -37,13 +39,38 @@ def trace(module: Any, inputs: Sequence[Input], unknown: Callable[[Any], Iterabl
         except Exception as error:  # torch.export documents none of what it raises
             message = f"torch.export cannot trace {label(module)}: {_reason(error)}"
             raise ModelError(message, hint=_hint(error)) from error
-        for _ in range(ROUNDS):
-            table = _decompositions(unknown(program))
-            if not table:
-                break
-            program = program.run_decompositions(table)
-    _check_sizes(program, module, inputs)
+        program = _decomposed(program, unknown)
+    _check_guards(program, module, inputs)
+    for symbol, (low, high) in bounds_of(program).items():
+        if low > LEAST or high is not None:
+            span = f"{low} to {high or 'any'}"
+            raise ModelError(f"{label(module)} works as traced only where {symbol}, a size, is {span}", hint=FIX_SIZES)
     return program
+
+
+def functional(program: Any, unknown: Callable[[Any], Iterable[Any]]) -> Any:
+    """A torch.export.ExportedProgram as `trace` makes them."""
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        return _decomposed(program.run_decompositions({}), unknown)
+
+
+def _decomposed(program: Any, unknown: Callable[[Any], Iterable[Any]]) -> Any:
+    for _ in range(ROUNDS):
+        table = _decompositions(unknown(program))
+        if not table:
+            break
+        program = program.run_decompositions(table)
+    return program
+
+
+def bounds_of(program: Any) -> dict[str, tuple[int, int | None]]:
+    """Of each symbol, the least size that the trace is for, and the largest, None where there is none."""
+    found: dict[str, tuple[int, int | None]] = {}
+    for symbol, bounds in program.range_constraints.items():
+        low, high = (int(b) if str(b).lstrip("-").isdigit() else None for b in (bounds.lower, bounds.upper))
+        found[str(symbol)] = low or 0, high if high is not None and high < LARGEST else None
+    return found
 
 
 def _export(module: Any, inputs: Sequence[Input]) -> Any:
@@ -95,21 +122,16 @@ def _hint(error: Exception) -> str:
 # Conditions under which the trace holds, as in "2*(L['x'].size()[2] // 2) == L['x'].size()[2]".
 
 _NOT_ONE = re.compile(r"(!= 1|> 1|>= 2)$|^(1 <|2 <=) ")
-"""Tracing takes every size to be other than 0 and 1; an operator's own rules serve those, too."""
+"""See LEAST."""
 
 
-def _check_sizes(program: Any, module: Any, inputs: Sequence[Input]) -> None:
+def _check_guards(program: Any, module: Any, inputs: Sequence[Input]) -> None:
     """Raise ModelError where another size would take another path through the module."""
     shapes = {i.name: i.shape for i in inputs}
     for guard in getattr(program, "_guards_code", None) or ():
         if not _NOT_ONE.search(guard) and not _always(guard, shapes):
             text = re.sub(r"L\['(\w+)'\]\.size\(\)\[(\d+)\]", r"\1.shape[\2]", guard)
             raise ModelError(f"{label(module)} works as traced only where {text}", hint=FIX_SIZES)
-    for symbol, bounds in program.range_constraints.items():
-        low, high = (int(b) if str(b).lstrip("-").isdigit() else None for b in (bounds.lower, bounds.upper))
-        if (low is not None and low > 2) or (high is not None and high < LARGEST):
-            span = f"{low or 0} to {high or 'any'}"
-            raise ModelError(f"{label(module)} works as traced only where {symbol}, a size, is {span}", hint=FIX_SIZES)
 
 
 _ARITHMETIC: dict[type, Callable[[Any, Any], Any]] = {

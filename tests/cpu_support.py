@@ -6,11 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
+import pytest
 from support import random_inputs
 
 import convc
 from convc.backends.binding import SLACK
-from convc.backends.cpu import isa
+from convc.backends.cpu import isa, winograd_call, winograd_plan
 from convc.backends.cpu.executable import STEP_BYTES, _Context
 from convc.interp import bind_sizes, run_graph
 from convc.ir.graph import Graph
@@ -100,3 +101,13 @@ def run_in_order(model: CompiledModel, given: Mapping[str, Array], order: Iterab
             executable._driver.walk(address, last + 1 - first, 0, thread, executable.threads)
         first = last + 1
     return {output.name: array for output, array in zip(model.graph.outputs, outputs, strict=True)}
+
+
+def replan(monkeypatch: pytest.MonkeyPatch, **constants: Any) -> None:
+    """Other constants of Winograd's plans, which are kept otherwise."""
+    for name, value in constants.items():
+        monkeypatch.setattr(winograd_plan, name, value)
+    for name in ("plan_best", "plan_blocks"):
+        cached = getattr(winograd_plan, name)
+        for module in (winograd_plan, winograd_call):
+            monkeypatch.setattr(module, name, getattr(cached, "__wrapped__", cached))

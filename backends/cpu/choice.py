@@ -65,8 +65,7 @@ def _is_known(choice: Choice, isa: Isa) -> bool:
 class Facts:
     """What the prediction depends on, at nominal sizes: output of `height` x `width`, `kernel` of (rows, columns) over
     `channels` that lie in `planes`, `blocks` of output channels. `apart`: pixels between taps where Winograd's form is
-    possible, else 0; `phases`: of the input, on which it is, then in `planes`. `fixed`:
-    whether height and width are the same in every call.
+    possible, else 0; `phases`: of the input, on which it is, then in `planes`.
     """
 
     images: int
@@ -79,16 +78,15 @@ class Facts:
     flat: bool
     apart: int
     phases: Phases | None = None
-    fixed: bool = False
 
     @staticmethod
     def of(
         shape: Sequence[int], planes: int, channels: int, kernel: tuple[int, int], blocks: int, flat: bool, apart: int,
-        phases: Phases | None = None, *, fixed: bool = False,
+        phases: Phases | None = None,
     ) -> Facts:  # fmt: skip
         """Of an output [N, K, H, W]."""
         images, _, height, width = shape
-        return Facts(images, height, width, planes, channels, kernel, blocks, flat, apart, phases, fixed)
+        return Facts(images, height, width, planes, channels, kernel, blocks, flat, apart, phases)
 
     @property
     def taps(self) -> tuple[int, int]:
@@ -126,7 +124,7 @@ def candidates(isa: Isa, facts: Facts, speed: Speed = TYPICAL) -> Sequence[tuple
         for choice in (*(Choice(form, *tile) for tile in tiles), *few):
             plan = winograd_plan.plan_best(
                 isa, form, (choice.rows, choice.cols), facts.planes, facts.terms(form, choice.few), facts.blocks, grid,
-                few=choice.few, fixed=facts.fixed, speed=speed,
+                few=choice.few, speed=speed,
             )  # fmt: skip
             found.append((choice, plan.cycles))
     found.sort(key=lambda one: (one[1], one[0].rows))

@@ -74,11 +74,10 @@ def lower_conv2d(asm: Assembler, node: Node, isa: Isa) -> None:
         cut = phases_of(node, width, (height, breadth)) if stride != (1, 1) and x.lanes == isa.lanes else None
         if (apart or cut) and not is_finite(asm, node):
             apart, cut = 0, None
-        fixed = all(isinstance(size, int) for size in node.type.shape[2:])
         facts = Facts.of(
             [concrete(size, asm.graph.nominal) for size in node.type.shape],
             len(x.planes) * (cut.count if cut is not None else 1), width, (height, breadth), channels.group_blocks,
-            flat, 1 if cut is not None else apart, cut, fixed=fixed,
+            flat, 1 if cut is not None else apart, cut,
         )  # fmt: skip
         ranked = rank(isa, speed_of(isa, asm.processor), x, channels, pixels, breadth, facts)
     cut_out = _regions(asm, node, isa, x, channels, (height, breadth), ranked, step)

@@ -82,7 +82,7 @@ class CpuCost:
                     cut = phases_of(node, channels, size)
                 if cut is not None:
                     apart, planes = 1, planes * cut.count
-                facts = Facts.of(shape, planes, kernel[1], size, blocks, flat, apart, cut, fixed=True)
+                facts = Facts.of(shape, planes, kernel[1], size, blocks, flat, apart, cut)
                 steps = candidates(self.isa, facts)[0][1]
         else:
             tile = conv.choose_tile(self.isa, blocks, count, width, lines)

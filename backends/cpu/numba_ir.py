@@ -8,25 +8,79 @@ Variables keep one type each: there is no SSA; nothing is deleted, for nothing i
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from numba import types
 from numba.core import ccallback, cgutils, codegen, cpu, registry, target_extension
 from numba.core.compiler import CompilerBase
 from numba.core.compiler_lock import global_compiler_lock
-from numba.core.compiler_machinery import PassManager
-from numba.core.typed_passes import AnnotateTypes, NativeLowering, NoPythonBackend, NopythonTypeInference
+from numba.core.compiler_machinery import PassManager, register_pass
+from numba.core.lowering import Lower
+from numba.core.typed_passes import AnnotateTypes, BaseNativeLowering, NoPythonBackend, NopythonTypeInference
 from numba.core.typing.context import BaseContext
 from numba.core.untyped_passes import FixupArgs, IRProcessing, TranslateByteCode
 
 from convc.collector import collector_off
 
-PASSES = (
-    TranslateByteCode, FixupArgs, IRProcessing, NopythonTypeInference, AnnotateTypes, NativeLowering, NoPythonBackend,
-)  # fmt: skip
 TARGET = "convc"
+
+
+def _quotient(builder: Any, a: Any, b: Any) -> Any:
+    """Rounded down, for divisors above 0: what remains of a negative number is negative."""
+    quotient = builder.sdiv(a, b)
+    rest = builder.sub(a, builder.mul(quotient, b))
+    return builder.add(quotient, builder.ashr(rest, rest.type(63)))
+
+
+INTEGERS: dict[Any, Callable[[Any, Any, Any], Any]] = {
+    operator.add: lambda builder, a, b: builder.add(a, b),
+    operator.sub: lambda builder, a, b: builder.sub(a, b),
+    operator.mul: lambda builder, a, b: builder.mul(a, b),
+    operator.floordiv: _quotient,
+    **{
+        compare: partial(lambda sign, builder, a, b: builder.icmp_signed(sign, a, b), sign)
+        for compare, sign in (
+            (operator.lt, "<"), (operator.le, "<="), (operator.gt, ">"), (operator.ge, ">="), (operator.eq, "=="),
+            (operator.ne, "!="),
+        )
+    },
+}  # fmt: skip
+"""Operations on two int64, of which a kernel has hundreds: Numba would look for three ways to lower each."""
+
+
+class _Lower(Lower):  # type: ignore[misc]
+    def lower_binop(self, resty: Any, expr: Any, op: Any) -> Any:
+        signature = self.fndesc.calltypes[expr]
+        if op not in INTEGERS or tuple(signature.args) != (types.int64, types.int64):
+            return super().lower_binop(resty, expr, op)
+        operands = [
+            self.context.cast(self.builder, self.loadvar(value.name), self.typeof(value.name), types.int64)
+            for value in (expr.lhs, expr.rhs)
+        ]
+        power = getattr(self.typeof(expr.rhs.name), "literal_value", 0) if op is operator.floordiv else 0
+        if power > 0 and power & (power - 1) == 0:
+            result = self.builder.ashr(operands[0], operands[0].type(power.bit_length() - 1))
+        else:
+            result = INTEGERS[op](self.builder, *operands)
+        return self.context.cast(self.builder, result, signature.return_type, resty)
+
+
+@register_pass(mutates_CFG=True, analysis_only=False)
+class _NativeLowering(BaseNativeLowering):
+    _name = "convc_lowering"
+
+    @property
+    def lowering_class(self) -> type:
+        """What lowers a function's statements."""
+        return _Lower
+
+
+PASSES = (
+    TranslateByteCode, FixupArgs, IRProcessing, NopythonTypeInference, AnnotateTypes, _NativeLowering, NoPythonBackend,
+)  # fmt: skip
 
 
 class _Pipeline(CompilerBase):

@@ -57,7 +57,7 @@ def tile_bias(typingctx: Any, address: Any, rows: Any, cols: Any, lanes: Any) ->
     return kind(types.int64, rows, cols, lanes), codegen
 
 
-def _prefetch(builder: Any, address: Value, offset: int, level: int = 3) -> None:
+def prefetch(builder: Any, address: Value, offset: int, level: int = 3) -> None:
     """Ask for a line that will be read soon, into the first-level cache (3) or the second (2, or 1: processors that
     tell them apart give it up sooner, which is 1 to 3 % where weights come from memory).
     """
@@ -106,9 +106,9 @@ def tile_fma(typingctx: Any, tile: Any, x: Any, step: Any, w: Any, later: Any, s
     def codegen(context: Any, builder: Any, signature: Any, args: Sequence[Value]) -> Value:
         weights = _weights(builder, tile, args[3])
         if later != types.none:
-            _prefetch(builder, args[4], 0, 1)
+            prefetch(builder, args[4], 0, 1)
         if soon != types.none:
-            _prefetch(builder, args[5], 0, 2)
+            prefetch(builder, args[5], 0, 2)
         pixels = _pixels(builder, tile, args[1], step, args[2])
         return _multiply_add(builder, tile, args[0], pixels, weights)
 
@@ -122,7 +122,7 @@ def tile_fma_lanes(typingctx: Any, tile: Any, x: Any, step: Any, w: Any, later: 
     def codegen(context: Any, builder: Any, signature: Any, args: Sequence[Value]) -> Value:
         weights = _weights(builder, tile, args[3])
         if later != types.none:
-            _prefetch(builder, args[4], 0, 1)
+            prefetch(builder, args[4], 0, 1)
         kind = vector(tile.lanes)
         pixels = [
             builder.load(_row_pointer(builder, args[1], kind, p, step, args[2]), align=4) for p in range(tile.rows)
@@ -243,7 +243,7 @@ def tile_fetch(typingctx: Any, base: Any, table: Any, offset: Any, step: Any, ro
         base, table, offset, step = args[:4]
         for plane in _planes(builder, table, base, width):
             for at in _walk(builder, height, offset, step, None):
-                _prefetch(builder, builder.add(plane, at), 0)
+                prefetch(builder, builder.add(plane, at), 0)
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 4, rows, cols), codegen
@@ -385,7 +385,7 @@ def fetch(typingctx: Any, address: Any) -> Any:
     """Ask for the line at `address`, into the second-level cache."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Sequence[Value]) -> Value:
-        _prefetch(builder, args[0], 0, 1)
+        prefetch(builder, args[0], 0, 1)
         return context.get_dummy_value()
 
     return types.void(types.int64), codegen

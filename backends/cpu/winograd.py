@@ -147,7 +147,7 @@ def emit(spec: WinogradSpec, isa: Isa) -> tuple[str, str]:
             out("source = x + load_i64(x_planes, plane)", f"to = v + plane * T * {vector}", "follows = source")
             out("if plane + 1 < planes: follows = x + load_i64(x_planes, plane + 1)")
             for kind in kinds:
-                with out.block(f"for t in {kind.tiles}"):
+                with kind.each(out):
                     out(f"place = load_i64(facts, t * {WORDS})", "xp = source + place", "later = follows + place")
                     _ask_inputs(out, kind.form, d, d * spec.stride * vector)
                     sizes = f"{kind.form.rows}, {kind.form.columns}, {d * spec.stride}, {isa.lanes}"
@@ -192,10 +192,10 @@ def _ask_inputs(out: Writer, form: Form, d: int, pixel: int) -> None:
     """Ask for a tile's inputs in the next plane, those that the tiles before have not asked for: processors do not
     follow so many short rows by themselves. `pixel`: bytes from one to the next.
     """
-    for i in range(form.rows - form.down, form.rows):
-        out(f"line = later + x_row * {i * d}")
-        columns = range(form.columns - form.across, form.columns, max(64 // pixel, 1))
-        out(*(f"fetch(line + {j * pixel})" for j in columns))
+    first = form.rows - form.down, form.columns - form.across
+    across = -(-form.across // max(64 // pixel, 1))
+    at = f"later + x_row * {first[0] * d} + {first[1] * pixel}"
+    out(f"grid_fetch({at}, x_row * {d}, {form.down}, {across}, {max(pixel, 64)})")
 
 
 def _ask_outputs(out: Writer, spec: WinogradSpec, vector: int, cols: int) -> None:
@@ -258,7 +258,7 @@ def finish(out: Writer, spec: Epilogue, isa: Isa, parameters: str, source: str, 
     for kind in kinds:
         form = kind.form
         o = f"o{form.down}x{form.across}"  # one variable per shape: Numba gives a variable one type
-        with out.block(f"for t in {kind.tiles}"):
+        with kind.each(out):
             sizes = f"{form.down}, {form.across}, {form.rows}, {form.columns}, {isa.lanes}"
             out(f"at = t * {WORDS}", f"{o} = winograd_output({source}, b, {sizes})")
             if spec.residual:

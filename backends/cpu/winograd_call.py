@@ -56,11 +56,6 @@ class Place:
     every: tuple[int, int] = (1, 1)
     stride: tuple[int, int] = (1, 1)
 
-    @property
-    def fixed(self) -> bool:
-        """Whether there are as many outputs in every call."""
-        return isinstance(self.height, int) and isinstance(self.width, int)
-
     def halo(self, form: Form, x: Planes) -> Halo:
         """What is read around x by whole tiles of outputs: of each tap, all phases."""
         sizes, tiles, taps = (self.height, self.width), (form.down, form.across), (form.height, form.breadth)
@@ -161,7 +156,7 @@ def append(
     images, height, width = (concrete(size, asm.graph.nominal) for size in (y.batch, place.height, place.width))
     grid = Grid.of(form, images, height, width, place.apart)
     plan = plan_best(
-        isa, form, (choice.rows, choice.cols), planes, terms.mean, blocks, grid, few=choice.few, fixed=place.fixed,
+        isa, form, (choice.rows, choice.cols), planes, terms.mean, blocks, grid, few=choice.few,
         speed=speed_of(isa, asm.processor),
     )  # fmt: skip
     if choice.few:
@@ -247,11 +242,11 @@ def arguments(step: Step, bound: Binding) -> Sequence[Word]:
     if call.phases is not None:
         planes = np.add.outer(planes, call.phases.places(x.row, x.pixel)).reshape(-1)
     few = isinstance(spec, FewSpec)
-    mixed = spec.mixed and not few
+    mixed, pairs = spec.mixed and not few, spec.mixed and few and grid.paired
     tile = (spec.together, 1) if isinstance(spec, FewSpec) else (spec.rows, spec.cols)
     plan = plan_blocks(
         call.isa, form, tile, len(planes), call.terms.mean, blocks, grid, bound.threads,
-        few=few, mixed=spec.mixed, speed=speed_of(call.isa, host_processor()),
+        few=few, mixed=mixed or pairs, speed=speed_of(call.isa, host_processor()),
     )  # fmt: skip
     # the last strip of a point may reach beyond the tiles of a mixed block, for it may begin anywhere
     tiles = plan.tiles + tile[0] * mixed
@@ -275,14 +270,16 @@ def arguments(step: Step, bound: Binding) -> Sequence[Word]:
     entries = np.concatenate([offsets[one] for one in call.terms.lists])
     r_start = bound.arena + (a * r.row + b * r.pixel)
     residual: Sequence[Word] = (r_start, bound.table(r.planes)) if added is not None else (0, 0)
-    own = isinstance(spec, WinogradSpec) and spec.sums
-    sums = [bound.table(call.terms.table(blocks * vector))] if own else []
+    more: list[Word] = [plan.maps, plan.bands, grid.full_rows, grid.full_columns] if mixed else []
+    if isinstance(spec, WinogradSpec) and spec.sums:
+        more.append(bound.table(call.terms.table(blocks * vector)))
+    elif isinstance(spec, FewSpec) and spec.mixed:
+        more.append(int(pairs))
     return [
         bound.arena + (-top * x.row - left * x.pixel), bound.constant(call.weights), bound.constant(call.bias),
         bound.arena + (a * y.row + b * y.pixel), residual[0], bound.table(planes), bound.table(y.planes), residual[1],
         bound.table(offsets_table(entries, step.node)), len(planes), len(offsets), x.images, grid.rows, grid.columns,
         height, width, x.image, x.row * place.stride[0], y.image, y.row * down_every, form.down // call.shrink, r.image,
         r.row * down_every, blocks, tiles, plan.parts, *last, scratch, every,
-        *((plan.maps, plan.bands, grid.full_rows, grid.full_columns) if mixed else ()), *sums,
-        *(float_word(p) for p in call.params),
+        *more, *(float_word(p) for p in call.params),
     ]  # fmt: skip

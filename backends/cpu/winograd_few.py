@@ -15,10 +15,12 @@ from convc.backends.cpu.activations import name_end, write_parameters
 from convc.backends.cpu.isa import Isa, one_stream
 from convc.backends.cpu.winograd import SIZES, finish, placed
 from convc.backends.cpu.winograd_points import Form
-from convc.backends.cpu.winograd_tiles import WORDS, add_facts, add_pair_facts, kinds_of_pairs, whole
+from convc.backends.cpu.winograd_tiles import WORDS, add_facts, add_pair_facts, begin_pairs, kinds_of_pairs, whole
 from convc.backends.cpu.writer import Writer
 
 ARGUMENTS = [*SIZES, "v_row", "v_group", "scratch", "scratch_step"]
+PAIRS = ["pairs"]
+"""One more argument where tiles may be mixed: 1 where they are, else 0."""
 
 KERNEL = (3, 3)
 CHUNK = 32
@@ -28,8 +30,8 @@ CHUNK = 32
 @dataclass(frozen=True, slots=True)
 class FewSpec:
     """What changes the instructions: the form, `apart` pixels between taps, `every` and `stride` as in WinogradSpec,
-    tiles of a group, in how many streams the next kernels are fetched, the epilogue; `mixed`: whether a group is a map
-    of 2 x 2 tiles, smaller ones among them.
+    tiles of a group, in how many streams the next kernels are fetched, the epilogue; `mixed`: whether a call may say
+    that each group is a map of 2 x 2 tiles, smaller ones among them.
     """
 
     form: Form
@@ -69,8 +71,9 @@ def emit(spec: FewSpec, isa: Isa) -> tuple[str, str]:
     """Name and source of the kernel."""
     about = "*_planes, offsets: tables; T: tiles in a block; v_row: bytes from one row of points to the next; v_group: "
     about += "from one\ngroup of tiles to the next; the rest: sizes, strides"
-    out = Writer(spec.name(isa), ARGUMENTS, about)
-    parameters = write_parameters(out, spec.params, len(ARGUMENTS), isa.lanes)
+    arguments = [*ARGUMENTS, *(PAIRS if spec.mixed else ())]
+    out = Writer(spec.name(isa), arguments, about)
+    parameters = write_parameters(out, spec.params, len(arguments), isa.lanes)
     vector, d, g, n = isa.lanes * 4, spec.apart, spec.together, spec.form.rows
     kinds = kinds_of_pairs(spec.form) if spec.mixed else whole(spec.form)
     out("per_map = tile_rows * tile_cols", f"per_image = per_map * {d * d}", "total = images * per_image")
@@ -79,12 +82,19 @@ def emit(spec: FewSpec, isa: Isa) -> tuple[str, str]:
     with out.share("blocks * parts", "item"):
         out("block = item // parts", "part = item - block * parts", "first = block * T", "count = total - first")
         out("if count > T: count = T", f"groups = (count + {g - 1}) // {g}")
-        with out.block("for t in range(count)"):
-            (add_pair_facts if spec.mixed else add_facts)(out, spec, vector)
+        if spec.mixed:
+            with out.block("if pairs == 1"), out.block("for t in range(count)"):
+                add_pair_facts(out, spec, vector)
+            with out.block("if pairs == 0"), out.block("for t in range(count)"):
+                add_facts(out, spec, vector)
+            begin_pairs(out)
+        else:
+            with out.block("for t in range(count)"):
+                add_facts(out, spec, vector)
         with out.block("for plane in range(planes)"):
             out("source = x + load_i64(x_planes, plane)")
             for kind in kinds:
-                with out.block(f"for t in {kind.tiles}"):
+                with kind.each(out):
                     out(f"group = t // {g}", f"to = v + group * v_group + plane * {n * g * vector}")
                     out(f"xp = source + load_i64(facts, t * {WORDS})", f"to += (t - group * {g}) * {vector}")
                     sizes = f"{kind.form.rows}, {kind.form.columns}, {d * spec.stride}, {isa.lanes}"
@@ -116,15 +126,20 @@ def _multiply(out: Writer, spec: FewSpec, isa: Isa) -> None:
                 out(f"acc = tile_load(sum, {n}, {g}, {isa.lanes})")
             for row in range(n):  # a loop each, whose factors are known: most are additions
                 with out.block(f"if row == {row}"):
-                    _steps(out, spec, isa, row)
+                    if spec.mixed:
+                        with out.block("if pairs == 1"):
+                            _steps(out, spec, isa, row, True)
+                        with out.block("else"):
+                            _steps(out, spec, isa, row, False)
+                    else:
+                        _steps(out, spec, isa, row, False)
             out(f"points_store(acc, sum, {n * vector})", f"if row == {n - 1}: rate = 0")
         out("start = stop")
 
 
-def _steps(out: Writer, spec: FewSpec, isa: Isa, row: int) -> None:
+def _steps(out: Writer, spec: FewSpec, isa: Isa, row: int, pairs: bool) -> None:
     vector = isa.lanes * 4
     with out.block("while wp < end_w"):  # one step a turn: with two, LLVM spills accumulators
-        for stream in range(spec.streams):
-            out(f"fetch(later + {stream * CHUNK * 9 * vector // spec.streams})")
-        out(f"acc = points_fma(acc, xp + load_i32(entry, 0) * 4, wp, {row}, {spec.mixed})")
+        out(f"grid_fetch(later, {CHUNK * 9 * vector // spec.streams}, {spec.streams}, 1, 64)")
+        out(f"acc = points_fma(acc, xp + load_i32(entry, 0) * 4, wp, {row}, {pairs})")
         out(f"wp += {9 * vector}", "entry += 4", "later += rate")

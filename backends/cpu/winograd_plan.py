@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 
 from convc.backends.cpu import conv
 from convc.backends.cpu.isa import TYPICAL, Isa, Speed
@@ -108,15 +108,15 @@ def part_blocks(blocks_out: int, cols: int, parts: int) -> int:
     return min(ceil_div(ceil_div(blocks_out, cols), parts) * cols, blocks_out)
 
 
+@cache
 def plan_best(
     isa: Isa, form: Form, tile: tuple[int, int], planes: int, channels: float, blocks_out: int, grid: Grid, *,
-    few: bool = False, fixed: bool = False, speed: Speed = TYPICAL,
+    few: bool = False, speed: Speed = TYPICAL,
 ) -> Plan:  # fmt: skip
     """How one thread computes the tiles soonest: as whole ones, or with smaller ones among them. `channels`: of the
-    sum at a point, on average; `fixed`: whether maps have the same size in every call.
+    sum at a point, on average.
     """
-    possible = fixed and grid.paired and tile[0] == len(PAIR) if few else grid.uneven
-    ways = (False, True) if possible else (False,)
+    ways = (False, True) if (grid.paired and tile[0] == len(PAIR) if few else grid.uneven) else (False,)
     plans = [
         plan_blocks(isa, form, tile, planes, channels, blocks_out, grid, 1, few=few, mixed=mixed, speed=speed)
         for mixed in ways
@@ -124,6 +124,7 @@ def plan_best(
     return plans[-1] if plans[-1].cycles * MIXED_GAIN < plans[0].cycles else plans[0]
 
 
+@cache
 def plan_blocks(
     isa: Isa, form: Form, tile: tuple[int, int], planes: int, channels: float, blocks_out: int, grid: Grid,
     threads: int, *, few: bool = False, mixed: bool = False, speed: Speed = TYPICAL,

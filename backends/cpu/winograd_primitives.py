@@ -14,7 +14,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from convc.backends.cpu.primitives import F32, I64, Tile, Value, fma, literal, load_vector, pointer, splat, store_vector
-from convc.backends.cpu.tiles import tile_join, tile_parts
+from convc.backends.cpu.tiles import prefetch, tile_join, tile_parts
 from convc.backends.cpu.vecexp import const
 from convc.backends.cpu.vecmath import maximum
 from convc.backends.cpu.winograd_points import PAIR, Matrix, input_matrix, output_matrix, places, whole_matrix
@@ -160,6 +160,22 @@ def winograd_output(
 
 
 @intrinsic(prefer_literal=True)
+def grid_fetch(typingctx: Any, at: Any, row: Any, rows: Any, columns: Any, step: Any) -> Any:
+    """Ask for the lines at `at`, `rows` x `columns` of them: rows `row` bytes, columns `step` bytes apart."""
+    down, across, gap = literal(rows, "rows"), literal(columns, "columns"), literal(step, "step")
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Sequence[Value]) -> Value:
+        line = args[0]
+        for i in range(down):
+            line = builder.add(line, args[1]) if i else line
+            for j in range(across):
+                prefetch(builder, builder.add(line, I64(j * gap)), 0, 1)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, rows, columns, step), codegen
+
+
+@intrinsic(prefer_literal=True)
 def grid_store(typingctx: Any, tile: Any, y: Any, row: Any, across: Any, apart: Any, rows: Any, cols: Any) -> Any:
     """Write the first `rows` x `cols` of a grid of pixels, `across` a row, to y: rows `row` bytes, columns `apart`
     pixels apart.
@@ -255,6 +271,6 @@ def tile_zero(typingctx: Any, rows: Any, cols: Any, lanes: Any) -> Any:
 
 VOCABULARY: dict[str, Any] = {
     "winograd_input": winograd_input, "points_fma": points_fma, "winograd_output": winograd_output,
-    "grid_store": grid_store, "grid_add": grid_add, "grid_pool": grid_pool, "points_store": points_store,
-    "store_i64": store_i64, "tile_zero": tile_zero,
+    "grid_fetch": grid_fetch, "grid_store": grid_store, "grid_add": grid_add, "grid_pool": grid_pool,
+    "points_store": points_store, "store_i64": store_i64, "tile_zero": tile_zero,
 }  # fmt: skip

@@ -9,6 +9,8 @@ lie side by side.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -36,17 +38,24 @@ class Placed(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """Tiles `first` to `last` of a block, every so many of them, as written in a kernel, have one form."""
+    """Tiles `first` to `last` of a block have one form, or so many that lie `gap` apart, as written in a kernel."""
 
     first: str
     last: str
     form: Form
-    every: int = 1
+    gap: str = ""
+    many: str = ""
 
-    @property
-    def tiles(self) -> str:
-        """The tiles, as written in a loop."""
-        return f"range({self.first}, {self.last}" + (f", {self.every})" if self.every > 1 else ")")
+    @contextmanager
+    def each(self, out: Writer) -> Iterator[None]:
+        """A loop over the tiles t."""
+        if self.gap:  # no range with a step: Numba asks whether it is 0
+            with out.block(f"for i in range({self.many})"):
+                out(f"t = {self.first} + i * {self.gap}")
+                yield
+        else:
+            with out.block(f"for t in range({self.first}, {self.last})"):
+                yield
 
 
 def whole(form: Form) -> list[Kind]:
@@ -67,11 +76,21 @@ def kinds_of(form: Form) -> list[Kind]:
 
 
 def kinds_of_pairs(form: Form) -> list[Kind]:
-    """Those of blocks of maps of 2 x 2 tiles, which lie map by map."""
+    """Those of blocks that `begin_pairs` has counted."""
     return [
-        Kind(str(index), "count", Form(form.down - fewer, form.across - narrower, form.height, form.breadth), len(PAIR))
+        Kind(
+            f"{index} * pairs", "", Form(form.down - fewer, form.across - narrower, form.height, form.breadth), "gap",
+            "smaller" if fewer or narrower else "wholes",
+        )
         for index, (fewer, narrower) in enumerate(PAIR)
-    ]
+    ]  # fmt: skip
+
+
+def begin_pairs(out: Writer) -> None:
+    """How many tiles of a block are smaller, of each kind, and how many whole, and how far apart they lie: if `pairs`,
+    each of the `groups` is a map of 2 x 2 tiles; if not, all are whole.
+    """
+    out("smaller = groups * pairs", "wholes = count - (count - groups) * pairs", f"gap = 1 + {len(PAIR) - 1} * pairs")
 
 
 def add_pair_facts(out: Writer, spec: Placed, vector: int) -> None:

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cpu_support import TARGETS, assert_close, check, expected_outputs
+from cpu_support import TARGETS, assert_close, check, expected_outputs, replan
 from support import random_inputs
 
 import convc
-from convc.backends.cpu import choice, convolution, phases_pack, winograd_plan
+from convc.backends.cpu import choice, convolution, phases_pack
 from convc.backends.cpu.isa import ISAS, TYPICAL, Isa, Speed, speed_of
 from convc.backends.cpu.phases import Axis, Phases
 from convc.backends.cpu.winograd_points import forms_of, transform_kernels
@@ -109,7 +109,7 @@ def test_strided_convolutions_of_many_channels(
     attrs: dict[str, Any],
 ) -> None:  # fmt: skip
     """Phases are read out of the planes as they are; in whole tiles and in mixed ones."""
-    monkeypatch.setattr(winograd_plan, "MIXED_GAIN", 0.0 if mixed else np.inf)
+    replan(monkeypatch, MIXED_GAIN=0.0 if mixed else np.inf)
     b = Builder("strided", seed=2)
     x = b.relu(b.conv(b.input("x", ("N", 3, "H", "W"), nominal={"N": 1, "H": 23, "W": 30}), channels, kernel=1))
     y = b.conv(x, out, **attrs)

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cpu_support import replan
 
 import convc
-from convc.backends.cpu import lower, winograd_plan
+from convc.backends.cpu import lower
 from convc.interp import run_graph
 from convc.ir.graph import Graph
 
@@ -57,7 +58,7 @@ def test_pooled_outputs_are_the_same_to_the_bit(
 
 def test_tiles_that_pool_are_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     """Windows would lie in two tiles, if smaller ones were among them."""
-    monkeypatch.setattr(winograd_plan, "MIXED_GAIN", 0.0)
+    replan(monkeypatch, MIXED_GAIN=0.0)
     b = convc.Builder("last", seed=2)
     y = b.op("relu", [b.conv(b.input("x", (1, 64, 14, 14)), 64, kernel=3, padding=1)])
     y = b.op("relu", [b.conv(y, 64, kernel=3, padding=1)])

@@ -25,8 +25,8 @@ SCALAR: dict[str, str] = {
     "logical_or": "1 if x0 != 0 or x1 != 0 else 0", "logical_not": "1 if x0 == 0 else 0",
     "where": "x1 if x0 != 0 else x2", "neg": "-x0", "abs": "-x0 if x0 < 0 else x0", "cast": "x0",
     "to_bool": "1 if x0 != 0 else 0", "to_int": "whole(x0)",
-    "div": "-x0 if x1 == -1 else x0 // x1 if (x0 < 0) == (x1 < 0) or x0 % x1 == 0 else x0 // x1 + 1",
-    "true_div": "x0 / x1", "floor_div": "x0 // x1", "mod": "x0 % x1",
+    "div": "-x0 if x1 == -1 else floor_quotient(x0, x1) + (0 if (x0 < 0) == (x1 < 0) or x0 % x1 == 0 else 1)",
+    "true_div": "x0 / x1", "floor_div": "floor_quotient(x0, x1)", "mod": "x0 % x1",
     "fmod": "x0 % x1 if (x0 < 0) == (x1 < 0) or x0 % x1 == 0 else x0 % x1 - x1",
     "float_fmod": "x0 % x1 if (x0 < 0) == (x1 < 0) else -(-x0 % x1)",
 }  # fmt: skip

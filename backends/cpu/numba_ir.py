@@ -29,7 +29,10 @@ TARGET = "convc"
 
 
 def _quotient(builder: Any, a: Any, b: Any) -> Any:
-    """Rounded down, for divisors above 0: what remains of a negative number is negative."""
+    """Rounded down, for divisors above 0: what remains of a negative number is negative. By 0, nothing is divided:
+    processors would stop.
+    """
+    b = builder.select(builder.icmp_signed("==", b, b.type(0)), b.type(1), b)
     quotient = builder.sdiv(a, b)
     rest = builder.sub(a, builder.mul(quotient, b))
     return builder.add(quotient, builder.ashr(rest, rest.type(63)))
@@ -48,7 +51,9 @@ INTEGERS: dict[Any, Callable[[Any, Any, Any], Any]] = {
         )
     },
 }  # fmt: skip
-"""Operations on two int64, of which a kernel has hundreds: Numba would look for three ways to lower each."""
+"""Operations on two int64, of which a kernel has hundreds: Numba would look for three ways to lower each. A quotient is
+one of sizes; `floor_quotient` of the vocabulary is for what a network divides.
+"""
 
 
 class _Lower(Lower):  # type: ignore[misc]

@@ -7,6 +7,7 @@ strides inside a tile are literals, so they become immediates.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -172,6 +173,22 @@ def whole(typingctx: Any, value: Any) -> Any:
 
 
 @intrinsic
+def floor_quotient(typingctx: Any, a: Any, b: Any) -> Any:
+    """Numba's quotient of two numbers of any sign, rounded down; 0 where b is 0."""
+    found = typingctx.resolve_function_type(operator.floordiv, (a, b), {})
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Sequence[Value]) -> Value:
+        key = context.typing_context.resolve_value_type(operator.floordiv)
+        operands = [
+            context.cast(builder, value, *kinds)
+            for value, *kinds in zip(args, signature.args, found.args, strict=True)
+        ]
+        return context.get_function(key, found)(builder, operands)
+
+    return found.return_type(a, b), codegen
+
+
+@intrinsic
 def copy_bytes(typingctx: Any, to: Any, source: Any, count: Any) -> Any:
     """Copy `count` bytes; the ranges do not overlap."""
 
@@ -332,7 +349,8 @@ def vec_swapped(typingctx: Any, value: Any, distance: Any) -> Any:
 
 
 VOCABULARY: dict[str, Any] = {
-    "load_i64": load_i64, "load_i32": load_i32, "whole": whole, "copy_bytes": copy_bytes, "zero_bytes": zero_bytes,
+    "load_i64": load_i64, "load_i32": load_i32, "whole": whole, "floor_quotient": floor_quotient,
+    "copy_bytes": copy_bytes, "zero_bytes": zero_bytes,
     "vec_load": vec_load, "vec_splat": vec_splat, "vec_of": vec_of, "vec_store": vec_store,
     "vec_load_first": vec_load_first, "vec_store_first": vec_store_first, "vec_keep_first": vec_keep_first,
     "vec_lane": vec_lane, "vec_fma": vec_fma, "vec_swapped": vec_swapped,

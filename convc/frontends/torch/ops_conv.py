@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from convc.errors import ModelError
 from convc.frontends.torch.context import Call, Importer
-from convc.frontends.torch.planes import both, lifted, lowered
+from convc.frontends.torch.planes import both, lifted, lowered, or_alone
 from convc.ir.graph import Node
 from convc.ops.base import static_size
 
@@ -54,11 +54,15 @@ def _checked(call: Call, x: Node, count: int) -> Node:
     return lifted(call, x)
 
 
+def _axes(call: Call) -> int:
+    return call.node("weight").type.rank - 2
+
+
 CONVOLUTIONS: dict[str, Importer] = {
-    "conv1d": _conv,
-    "conv2d": _conv,
-    "conv_transpose1d": _conv_transpose,
-    "conv_transpose2d": _conv_transpose,
-    "convolution": _convolution,
-}
+    name: or_alone(_axes, importer)
+    for name, importer in (
+        ("conv1d", _conv), ("conv2d", _conv), ("conv_transpose1d", _conv_transpose),
+        ("conv_transpose2d", _conv_transpose), ("convolution", _convolution),
+    )
+}  # fmt: skip
 """By ATen operator."""

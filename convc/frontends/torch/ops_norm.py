@@ -10,8 +10,6 @@ from convc.ir.graph import Node
 from convc.ops.base import static_size
 from convc.types import product
 
-_EVAL = "call .eval() on the module, and let it track running statistics"
-
 
 def _vector(call: Call, name: str, x: Node, value: float) -> Node:
     """A parameter with a value a channel; where it is left out, that value."""
@@ -27,12 +25,28 @@ def _affine(call: Call, x: Node) -> tuple[Node, Node]:
 
 
 def _batch_norm(call: Call) -> Node:
+    if call.get("running_mean") is None:
+        return _batch_norm_of_batch(call)
     x = call.x
-    if call.flag("training") or call.get("running_mean") is None:
-        raise ModelError("batch_norm takes the statistics of the batch", hint=_EVAL)
+    if call.flag("training"):
+        raise ModelError("batch_norm takes the statistics of the batch", hint="call .eval() on the module")
     gamma, beta = _affine(call, x)
     mean, var = call.node("running_mean"), call.node("running_var")
     return call.emit("batch_norm", x, gamma, beta, mean, var, epsilon=call.real("eps"))
+
+
+def _batch_norm_of_batch(call: Call) -> Node:
+    """Of a module that keeps no statistics: those of what it is given, over all axes but the channels."""
+    x = call.x
+    axes = tuple(axis for axis in range(x.type.rank) if axis != 1)
+    centred = call.emit("sub", x, call.emit("reduce_mean", x, axes=axes))
+    variance = call.emit("reduce_mean", call.emit("mul", centred, centred), axes=axes)
+    epsilon = call.scalar(call.real("eps"), x.type.dtype)
+    y = call.emit("div", centred, call.emit("sqrt", call.emit("add", variance, epsilon)))
+    for op, parameter in (("mul", call.optional("weight")), ("add", call.optional("bias"))):
+        if parameter is not None:
+            y = call.emit(op, y, call.reshape(parameter, (*parameter.type.shape, *[1] * (x.type.rank - 2))))
+    return y
 
 
 def _instance_norm(call: Call) -> Node:

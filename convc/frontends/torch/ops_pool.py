@@ -12,7 +12,7 @@ from convc.dims import Dim, Size
 from convc.errors import ModelError
 from convc.frontends.scales import FIX_SIZES
 from convc.frontends.torch.context import Call, Importer
-from convc.frontends.torch.planes import batched, both, lifted, lowered, on_planes
+from convc.frontends.torch.planes import batched, both, lifted, lowered, on_planes, or_alone
 from convc.ir.graph import Node
 from convc.ops.base import static_size
 
@@ -155,17 +155,19 @@ _ADAPTIVE_AVG = [_only(_adaptive("avg_pool2d", "global_avg_pool", count)) for co
 _ADAPTIVE_MAX = [_adaptive("max_pool2d", "global_max_pool", count) for count in (1, 2)]
 
 POOLS: dict[str, Importer] = {
-    "max_pool1d": _max_pool(1),
-    "max_pool2d": _max_pool(2),
-    "max_pool1d_with_indices": _first(_max_pool(1)),
-    "max_pool2d_with_indices": _first(_max_pool(2)),
-    "avg_pool1d": _avg_pool(1),
-    "avg_pool2d": _avg_pool(2),
-    "avg_pool3d": _avg_pool3d,
-    "adaptive_avg_pool1d": _ADAPTIVE_AVG[0],
-    "adaptive_avg_pool2d": _ADAPTIVE_AVG[1],
-    "_adaptive_avg_pool2d": _ADAPTIVE_AVG[1],
-    "adaptive_max_pool1d": _ADAPTIVE_MAX[0],
-    "adaptive_max_pool2d": _ADAPTIVE_MAX[1],
-}
+    name: or_alone(lambda _, count=count: count, importer)
+    for count, importers in (
+        (1, {
+            "max_pool1d": _max_pool(1), "max_pool1d_with_indices": _first(_max_pool(1)), "avg_pool1d": _avg_pool(1),
+            "adaptive_avg_pool1d": _ADAPTIVE_AVG[0], "adaptive_max_pool1d": _ADAPTIVE_MAX[0],
+        }),
+        (2, {
+            "max_pool2d": _max_pool(2), "max_pool2d_with_indices": _first(_max_pool(2)), "avg_pool2d": _avg_pool(2),
+            "adaptive_avg_pool2d": _ADAPTIVE_AVG[1], "_adaptive_avg_pool2d": _ADAPTIVE_AVG[1],
+            "adaptive_max_pool2d": _ADAPTIVE_MAX[1],
+        }),
+        (3, {"avg_pool3d": _avg_pool3d}),
+    )
+    for name, importer in importers.items()
+}  # fmt: skip
 """By ATen operator."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from convc.errors import ModelError
-from convc.frontends.torch.context import Call
+from convc.frontends.torch.context import Call, Importer, Result
 from convc.ir.graph import Node
 
 
@@ -37,6 +37,23 @@ def on_planes(spatial: int, convert: Callable[[Call, Node], Node]) -> Callable[[
         return lowered(call, convert(call, lifted(call, x)), x.type.rank)
 
     return importer
+
+
+def or_alone(spatial: Callable[[Call], int], importer: Importer) -> Importer:
+    """An importer of one item too, which has no batch axis ahead of channels and `spatial` axes."""
+
+    def convert(call: Call) -> Result:
+        x = call.x
+        if x.type.rank != spatial(call) + 1:
+            return importer(call)
+        call.arguments[next(iter(call.arguments))] = call.reshape(x, (1, *x.type.shape))
+        result = importer(call)
+        if isinstance(result, Node):
+            return call.reshape(result, result.type.shape[1:])
+        assert isinstance(result, list)
+        return [call.reshape(one, one.type.shape[1:]) if isinstance(one, Node) else one for one in result]
+
+    return convert
 
 
 def batched(call: Call, spatial: int) -> Node:

@@ -56,7 +56,7 @@ one of sizes; `floor_quotient` of the vocabulary is for what a network divides.
 """
 
 
-class _Lower(Lower):  # type: ignore[misc]
+class _Lower(Lower):
     def lower_binop(self, resty: Any, expr: Any, op: Any) -> Any:
         signature = self.fndesc.calltypes[expr]
         if op not in INTEGERS or tuple(signature.args) != (types.int64, types.int64):
@@ -75,7 +75,7 @@ class _Lower(Lower):  # type: ignore[misc]
 
 @register_pass(mutates_CFG=True, analysis_only=False)
 class _NativeLowering(BaseNativeLowering):
-    _name = "convc_lowering"
+    _name = "convc_lowering"  # type: ignore[assignment]
 
     @property
     def lowering_class(self) -> type:

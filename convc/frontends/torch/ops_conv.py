@@ -54,12 +54,8 @@ def _checked(call: Call, x: Node, count: int) -> Node:
     return lifted(call, x)
 
 
-def _axes(call: Call) -> int:
-    return call.node("weight").type.rank - 2
-
-
 CONVOLUTIONS: dict[str, Importer] = {
-    name: or_alone(_axes, importer)
+    name: or_alone(None, importer)
     for name, importer in (
         ("conv1d", _conv), ("conv2d", _conv), ("conv_transpose1d", _conv_transpose),
         ("conv_transpose2d", _conv_transpose), ("convolution", _convolution),

@@ -155,7 +155,7 @@ _ADAPTIVE_AVG = [_only(_adaptive("avg_pool2d", "global_avg_pool", count)) for co
 _ADAPTIVE_MAX = [_adaptive("max_pool2d", "global_max_pool", count) for count in (1, 2)]
 
 POOLS: dict[str, Importer] = {
-    name: or_alone(lambda _, count=count: count, importer)
+    name: or_alone(count, importer)
     for count, importers in (
         (1, {
             "max_pool1d": _max_pool(1), "max_pool1d_with_indices": _first(_max_pool(1)), "avg_pool1d": _avg_pool(1),

@@ -39,12 +39,14 @@ def on_planes(spatial: int, convert: Callable[[Call, Node], Node]) -> Callable[[
     return importer
 
 
-def or_alone(spatial: Callable[[Call], int], importer: Importer) -> Importer:
-    """An importer of one item too, which has no batch axis ahead of channels and `spatial` axes."""
+def or_alone(spatial: int | None, importer: Importer) -> Importer:
+    """An importer of one item too, which has no batch axis ahead of channels and `spatial` axes, None for as many as
+    the weights have.
+    """
 
     def convert(call: Call) -> Result:
-        x = call.x
-        if x.type.rank != spatial(call) + 1:
+        x, axes = call.x, call.node("weight").type.rank - 2 if spatial is None else spatial
+        if x.type.rank != axes + 1:
             return importer(call)
         call.arguments[next(iter(call.arguments))] = call.reshape(x, (1, *x.type.shape))
         result = importer(call)
